@@ -51,7 +51,7 @@ def follow(url: str, day_s: float) -> dict[str, Any]:
             states = [FeedState(state_path(running.attachment.path, name)) for name in STREAMS]
 
             def sample() -> tuple[float, int, Any]:
-                committed = sum(int(state.committed()["committed"]) for state in states)
+                committed = sum(int(state.read_committed()["committed"]) for state in states)
                 latency: Any = sum(state.histograms["latency"].astype("int64") for state in states)
                 return time.monotonic(), committed, latency
 

@@ -126,7 +126,7 @@ def engine(urls: Sequence[str], workers: int, stretch_s: float) -> dict[str, flo
         from mdstream.telemetry.state import FeedState
 
         states = [FeedState(state_path(running.attachment.path, name)) for name in STREAMS]
-        while not watch.update([state.committed()["committed"] for state in states]):
+        while not watch.update([state.read_committed()["committed"] for state in states]):
             time.sleep(0.01)
         latency = sum(state.histograms["latency"].astype("int64") for state in states)
     assert running.report is not None
@@ -169,7 +169,7 @@ async def one_process(urls: Sequence[str], stretch_s: float) -> dict[str, float]
             sessions.append(session)
             running.append(asyncio.ensure_future(session.run()))
         try:
-            while not watch.update([line.state.committed()["committed"] for line in lines]):
+            while not watch.update([line.state.read_committed()["committed"] for line in lines]):
                 await asyncio.sleep(0.01)
             latency = sum(line.state.histograms["latency"].astype("int64") for line in lines)
             assert not any(session.reconnects for session in sessions)

@@ -120,7 +120,7 @@ def engine(url: str, traffic: str, stretch_s: float) -> dict[str, float]:
             processes = psutil.Process().children()
 
             def received() -> int:
-                return sum(int(state.committed()["committed"]) for state in states)
+                return sum(int(state.read_committed()["committed"]) for state in states)
 
             is_silent = len(streams) == len(_CHANNELS)
             if not is_silent:

@@ -232,13 +232,13 @@ async def _measure_payloads(
     kind = PayloadKind.JSON if codec == "json" else PayloadKind.MSGPACK
     line = Line(run, "crypto" if wanted["traffic"] == "books" else "stocks", pool, wanted["slab_kb"])
     await line.take(payloads[: max(1, len(payloads) // 4)], kind)  # warm-up: learns layouts, maps memory
-    before, meter, minute = line.state.committed(), Meter(pool.pids), 1
+    before, meter, minute = line.state.read_committed(), Meter(pool.pids), 1
     while meter.seconds < TURN_S:
         batch = shift_minutes(payloads, codec, minute)
         minute += 1
         with meter:
             await line.take(batch, kind)
-    done = line.state.committed()
+    done = line.state.read_committed()
     messages = done["committed"] - before["committed"]
     assert messages >= len(payloads), "the pipeline committed too few messages"
     assert done["rejected"] == 0, f"{done['rejected']} messages were rejected"
@@ -259,11 +259,11 @@ async def _measure_pages(run: Any, pool: Any, material: Material) -> dict[str, f
         assert not found.fault, found.fault
 
     await asyncio.gather(*(fetch(page) for page in pages[:4]))
-    before, meter = line.state.committed()["fetch_committed"], Meter(pool.pids)
+    before, meter = line.state.read_committed()["fetch_committed"], Meter(pool.pids)
     while meter.seconds < TURN_S:
         with meter:
             await asyncio.gather(*(fetch(page) for page in pages))
-    messages = line.state.committed()["fetch_committed"] - before
+    messages = line.state.read_committed()["fetch_committed"] - before
     assert messages % (PAGES * traffic.ROWS_A_PAGE) == 0
     await line.close()
     return meter.rates(messages)

@@ -39,8 +39,8 @@ def ceiling(records: Sequence[Record], params: Mapping[str, Any]) -> float | Non
 def parallel_fraction(case: Sequence[Record], cores: int) -> float:
     """Return the parallel share of the work by Amdahl's law, fitted to the rates.
 
-    S = 1 / ((1 - f) + f / p), by least squares of 1 - 1/S over 1 - 1/p, where p is the number of
-    processes (the feed and its workers), but no more than `cores`.
+    S = 1 / ((1 - f) + f / p), by least squares of 1 - 1/S over 1 - 1/p. Here p is the number of processes
+    (the feed and its workers), but no more than `cores`.
     """
     above = below = 0.0
     for workers, gain in gains(case).items():

@@ -170,7 +170,7 @@ class Simulator:
             "--messages-per-payload",
             str(PER_PAYLOAD),
         ]
-        with children.starting():
+        with children.protect_start():
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         found = re.search(r"and (http://\S+) ", self.process.stdout.readline())
@@ -195,7 +195,7 @@ class Simulator:
 @contextlib.contextmanager
 def _reader(run: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program that follows a frame as long as the engine runs."""
-    with children.starting():
+    with children.protect_start():
         process = subprocess.Popen([sys.executable, "-m", "benchmarks.soak", "--reader", run])
     try:
         yield process

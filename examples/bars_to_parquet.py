@@ -35,4 +35,7 @@ if __name__ == "__main__":
     if len(sys.argv) < 5:
         sys.exit(__doc__)
     _start, _end, _path, *_symbols = sys.argv[1:]
-    sys.exit(main(_start, _end, _path, _symbols) > 0)
+    try:
+        sys.exit(main(_start, _end, _path, _symbols) > 0)
+    except mdstream.MdstreamError as error:
+        sys.exit(f"bars_to_parquet: {error}")

@@ -7,7 +7,6 @@ Run it beside an engine: `python examples/book_imbalance.py BTC/USD`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 
 import mdstream
@@ -36,5 +35,9 @@ async def main(symbol: str) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(main(sys.argv[1] if len(sys.argv) > 1 else "BTC/USD"))
+    except KeyboardInterrupt:
+        pass
+    except mdstream.MdstreamError as error:
+        sys.exit(f"book_imbalance: {error}")

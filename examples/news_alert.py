@@ -6,7 +6,6 @@ Run it beside an engine: `python examples/news_alert.py AAPL MSFT` (no symbols: 
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import Any
 
@@ -33,5 +32,9 @@ def main(symbols: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main(sys.argv[1:])
+    except KeyboardInterrupt:
+        pass
+    except mdstream.MdstreamError as error:
+        sys.exit(f"news_alert: {error}")

@@ -33,11 +33,16 @@ def main(underlying: str) -> None:
     """Print the nearest chain of `underlying`."""
     contracts = mdstream.attach().chain(underlying)
     if not contracts.height:
-        sys.exit(f"no contracts of {underlying}: add it to options.symbols")
+        sys.exit(f"option_chain: no contracts of {underlying} yet; try again in a moment")
     print(f"{underlying}, expiry {contracts['expiry'].sort()[0]}")
     with pl.Config(tbl_rows=-1, tbl_cols=-1, tbl_width_chars=200, tbl_hide_column_data_types=True):
         print(chain(contracts))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else "AAPL")
+    try:
+        main(sys.argv[1] if len(sys.argv) > 1 else "AAPL")
+    except mdstream.UnknownNameError as error:
+        sys.exit(f"option_chain: {error}; or add it to options.symbols")
+    except mdstream.MdstreamError as error:
+        sys.exit(f"option_chain: {error}")

@@ -6,7 +6,7 @@ Run it beside an engine: `mdstream run` in one terminal, `python examples/spread
 
 from __future__ import annotations
 
-import contextlib
+import sys
 import time
 
 import polars as pl
@@ -45,5 +45,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         main()
+    except KeyboardInterrupt:
+        pass
+    except mdstream.MdstreamError as error:
+        sys.exit(f"spread_monitor: {error}")

@@ -36,6 +36,11 @@ def setting(
     return msgspec.Meta(description=description, ge=ge, le=le, extra=about)
 
 
+def add_flag(flag: str) -> msgspec.Meta:
+    """Give a setting that is declared elsewhere a flag."""
+    return msgspec.Meta(extra={"flag": flag})
+
+
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A frozen group of settings that refuses unknown names."""
 
@@ -199,15 +204,26 @@ class FramesConfig(Struct, frozen=True):
     chunk_mb: Annotated[int, setting("Size of one file of a frame.", unit="MB", ge=1)] = 16
 
 
-class SimulatorConfig(Struct, frozen=True):
-    """The embedded simulator, used if neither keys nor a server are set."""
+Seed = Annotated[int, setting("The same seed gives the same market.")]
+Rate = Annotated[
+    float,
+    setting("Messages on each connection; 0: as fast as the client takes them.", unit="messages/s", ge=0),
+]
+MessagesPerPayload = Annotated[int, setting("Messages in each payload.", ge=1)]
+Latency = Annotated[float, setting("Delay of REST answers and authentication.", unit="ms", ge=0)]
 
-    seed: Annotated[int, setting("The same seed gives the same market.")] = 1
-    rate: Annotated[
-        float, setting("Messages of each stream; 0: as many as possible.", unit="messages/s", ge=0)
-    ] = 500.0
-    messages_per_payload: Annotated[int, setting("Messages in each payload.", ge=1)] = 1
-    latency_ms: Annotated[float, setting("Delay of each REST response.", unit="ms", ge=0)] = 20.0
+
+class SimulatorConfig(Struct, frozen=True):
+    """The embedded simulator, used if neither keys nor a server are set.
+
+    Its defaults are those of a demonstration: a rate that leaves the machine to the engine, and the delay
+    of a server on the internet. Those of `mdstream simulate` are for tests: it is faster.
+    """
+
+    seed: Seed = 1
+    rate: Rate = 500.0
+    messages_per_payload: MessagesPerPayload = 1
+    latency_ms: Latency = 20.0
 
 
 class StoreConfig(Struct, frozen=True):
@@ -270,7 +286,7 @@ class Connection(Struct, frozen=True):
     max_payload_mb: int
 
 
-class HistoryConfig(Struct, frozen=True):
+class BackfillSettings(Struct, frozen=True):
     """The settings that a backfill works with."""
 
     data: Endpoint
@@ -474,10 +490,10 @@ class _Settings(Struct, frozen=True):
         return Endpoint(url=self.urls()[1], credentials=self.credentials, ca_file=self.ca_file)
 
     @property
-    def history(self) -> HistoryConfig:
+    def backfill_settings(self) -> BackfillSettings:
         """The settings that a backfill works with."""
         backfill = self.backfill
-        return HistoryConfig(
+        return BackfillSettings(
             data=self.data_endpoint,
             trading=Endpoint(url=self.trading_base(), credentials=self.credentials, ca_file=self.ca_file),
             fetch=msgspec.structs.replace(self.fetch, concurrency=backfill.concurrency),

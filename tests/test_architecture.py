@@ -182,6 +182,31 @@ def test_every_error_is_in_the_tree_that_errors_py_draws() -> None:
         assert not elsewhere, f"{path.name} defines {elsewhere}"
 
 
+def test_no_class_name_is_used_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in SOURCES:
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert not {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_no_function_is_named_by_a_participle_alone() -> None:
+    """Properties may be, and so may the words that `workers/kernels` adds to numba."""
+    participle = re.compile(
+        r"_?([a-z]+(ed|ing)|built|broken|done|due|found|given|kept|known|lost|sent|written)"
+    )
+    words = {"feed", "succeed", "setting", "sibling", "pricing"}
+    for path in (f for f in SOURCES if not f.is_relative_to(ROOT / "workers" / "kernels")):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                is_property = any(
+                    re.search(r"property|setter", ast.unparse(d)) for d in node.decorator_list
+                )
+                is_named = participle.fullmatch(node.name) and node.name.strip("_") not in words
+                assert is_property or not is_named, f"{path}:{node.lineno} {node.name}"
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     names = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for p in SOURCES}
     arrows: dict[str, set[str]] = {}

@@ -16,7 +16,7 @@ from mdstream.errors import Exit, WorkerError
 from mdstream.frames.bar_builder import BarBuilder, TextOf
 from mdstream.frames.direct_path import DirectPath, Targets
 from mdstream.frames.frame_columns import FrameColumns
-from mdstream.frames.ladders import Ladders
+from mdstream.frames.ladders import BookLevels
 from mdstream.handoff import packets
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket
@@ -88,7 +88,7 @@ def load_kernels() -> bool:
         return False
     from workers.warm import warm
 
-    with python_mode.loading():
+    with python_mode.use_machine_code():
         warm()
     python_mode.leave()
     _has_kernels = True
@@ -172,7 +172,7 @@ def make_bars(spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf
     return Bars(spec, frames, text)
 
 
-def make_ladders(dropped: int) -> Ladders:
+def make_ladders(dropped: int) -> BookLevels:
     """Return the `workers.aggregation.ladders.Ladders` of a feed."""
     from workers.aggregation import ladders
 

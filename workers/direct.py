@@ -20,7 +20,7 @@ from mdstream.handoff.columns import PARTIAL
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import Kind, PayloadKind, StreamSpec
 from mdstream.system.clock import Moment, receipts
-from workers.decoding.layouts import tables_of
+from workers.decoding.layouts import assign_slots
 from workers.direct_book import DirectBook
 from workers.kernels import book, direct, direct_count
 from workers.kernels import direct_layout as layout
@@ -153,6 +153,6 @@ def make(run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> Direct
     """Return the direct path of a stream; None without kernels for it, or if last values have bits."""
     latest = targets.latest
     packed = latest is not None and any(column.kind is Kind.BOOL for column in latest.columns)
-    if not kernels or packed or not tables_of(spec.channels):
+    if not kernels or packed or not assign_slots(spec.channels):
         return None
     return Direct(run, spec, targets, kernels)

@@ -25,7 +25,7 @@ from workers.aggregation.bars import Bars
 from workers.aggregation.interval_bars import EVERY, KEPT
 from workers.aggregation.ladders import Ladders
 from workers.decoding.kernel_decoder import KernelDecoder
-from workers.decoding.layouts import Table
+from workers.decoding.layouts import ChannelSlots
 from workers.kernels import book, direct_bars, direct_books
 from workers.kernels import columns as plans
 from workers.kernels import direct_layout as layout
@@ -56,6 +56,9 @@ class DirectBook:
     _chunks: dict[str, Chunk | None]
     """The chunks in the book, by channel."""
     _slab: Slab | None
+    _decoder: KernelDecoder | None
+    _tables: list[ChannelSlots]
+    """The decoder's channels, by number."""
 
     def __init__(self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> None:
         self._spec = spec
@@ -64,8 +67,8 @@ class DirectBook:
         self.array = np.zeros(book.WORDS, np.int64)
         self.words = memoryview(self.array)  # type: ignore[arg-type]
         self.own, self._bound, self._chunks = {}, {}, {}
-        self._decoder: KernelDecoder | None = None
-        self._tables: list[Table] = []
+        self._decoder = None
+        self._tables = []
         self._slab_words = book.ARRAYS["buffer"][0]
         self._slab = None
         self.array[book.PID] = os.getpid()
@@ -97,7 +100,7 @@ class DirectBook:
 
     def _bind_decoder(self, decoder: KernelDecoder) -> None:
         """Write what stays where it is as long as the decoder does."""
-        self._decoder, self._tables = decoder, decoder.tables
+        self._decoder, self._tables = decoder, decoder.channel_slots
         self.own = self._make_arrays()
         self.own["plans"][:] = np.concatenate(decoder.plans).reshape(-1)
         self._chunks = {}

@@ -49,7 +49,7 @@ def is_on() -> bool:
 
 
 @contextlib.contextmanager
-def loading() -> Iterator[None]:
+def use_machine_code() -> Iterator[None]:
     """Run machine code in this thread only, to load it while others are in Python mode."""
     _thread.is_loading = True
     try:

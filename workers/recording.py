@@ -62,12 +62,12 @@ def record(ticket: RecordTicket) -> RecordReceipt:
             return RecordReceipt(first, 0, lost)
         if table is not None:
             migrate(table, channel_of(ticket.frame))
-        batch = _Batch(ticket, first, rows, lost)
+        batch = _TicketRows(ticket, first, rows, lost)
         batch.store()
     return RecordReceipt(batch.past, batch.stored, batch.lost, tuple(batch.reasons))
 
 
-class _Batch:
+class _TicketRows:
     """Rows of a ticket on their way into the table."""
 
     # Written by the methods, with each commit.
@@ -146,17 +146,17 @@ class _Batch:
 
     def _note(self, reasons: list[str]) -> None:
         self.refused += len(reasons)
-        self.lost = self._lost_with(len(reasons))
+        self.lost = self._count_lost(len(reasons))
         self.reasons += reasons[: _MOST_REASONS - len(self.reasons)]
 
-    def _lost_with(self, refused: int) -> Lost:
+    def _count_lost(self, refused: int) -> Lost:
         return self.lost._replace(unstorable=self.lost.unstorable + refused)
 
     def _commit(self, rows: pl.DataFrame, past: int, refused: int = 0) -> None:
         """Store rows, and that all before `past` are stored, but what is lost and `refused` more."""
         ticket = self._ticket
         stored = _to_arrow(rows, self._channel, ticket.feed, Path(ticket.run).name)
-        name, lost = transaction(ticket.run, ticket.frame), self._lost_with(refused)
+        name, lost = transaction(ticket.run, ticket.frame), self._count_lost(refused)
         numbers = {f"{name} {kind}": count for kind, count in lost._asdict().items() if count}
         _append(ticket.table, ticket.options, stored, {name: past, **numbers})
 
@@ -175,7 +175,7 @@ class _Batch:
         rejects = [
             RejectRow("row", f"{ticket.frame}, row {number}", reason, data, recv_ns)
             for (number, reason), data, recv_ns in zip(
-                reasons.items(), _to_json(rows.drop(ROW)), _received(rows), strict=True
+                reasons.items(), _to_json(rows.drop(ROW)), _list_receive_times(rows), strict=True
             )
             if number >= done
         ]
@@ -229,7 +229,7 @@ def _to_json(rows: pl.DataFrame) -> list[bytes]:
     return shown.write_ndjson().encode().splitlines()
 
 
-def _received(rows: pl.DataFrame) -> list[int]:
+def _list_receive_times(rows: pl.DataFrame) -> list[int]:
     """Return the receive times in ns; of bars, which are made here, when they were made."""
     return rows[RECV_TS.name].dt.epoch("ns").to_list()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 from docs.generate.markdown import plain, table
-from mdstream.venues.alpaca.refusals import RULES, STREAM_TEXTS, Place, Rule, Shape
+from mdstream.venues.alpaca.refusals import RULES, STREAM_TEXTS, BodyShape, Place, Rule
 
 
 def render() -> str:
@@ -24,8 +24,8 @@ def _row(rule: Rule) -> tuple[str, str, str, str, str]:
     codes = _codes(rule.codes)
     if rule.place is Place.STREAM:
         codes = f"{codes} {STREAM_TEXTS[int(codes)]}"
-    if shapes := [shape.value for shape in Shape if shape in rule.shapes]:
-        codes += "" if len(shapes) == len(Shape) else f" with {' or '.join(shapes)}"
+    if shapes := [shape.value for shape in BodyShape if shape in rule.shapes]:
+        codes += "" if len(shapes) == len(BodyShape) else f" with {' or '.join(shapes)}"
     if rule.words:
         codes += f", “{rule.words}”"
     return plain(codes), rule.before.value, rule.after.value, f"`{rule.exit}`", plain(rule.sentence)

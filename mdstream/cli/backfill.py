@@ -20,7 +20,7 @@ from mdstream.settings import describe, load
 from mdstream.streams.datasets import datasets
 
 if TYPE_CHECKING:
-    from mdstream.config import HistoryConfig
+    from mdstream.config import BackfillSettings
     from mdstream.history.backfill import Backfill
     from mdstream.history.request import BackfillRequest
 
@@ -105,10 +105,10 @@ def backfill(
 
 def _prepare(
     given: Given, file: Path | None, arguments: Arguments, loads_workers: bool
-) -> tuple[HistoryConfig, BackfillRequest]:
+) -> tuple[BackfillSettings, BackfillRequest]:
     """Return the settings of a backfill and its request, both checked."""
     options, flags = split_options(given)
-    config = load(file, flags=flags).history
+    config = load(file, flags=flags).backfill_settings
     if loads_workers:
         _start_loading(config.workers)
     from mdstream.history.api import resolve
@@ -147,7 +147,7 @@ def _start_loading(workers: int) -> None:
         load_for_workers(one_a_core(workers))
 
 
-def _run(request: BackfillRequest, store: Path, config: HistoryConfig, as_json: bool) -> Exit:
+def _run(request: BackfillRequest, store: Path, config: BackfillSettings, as_json: bool) -> Exit:
     """Execute a request and print its summary."""
     from mdstream.history.backfill import Backfill
     from mdstream.history.executor import PagePool

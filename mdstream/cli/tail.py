@@ -19,7 +19,7 @@ def tail(
         list[str] | None,
         typer.Argument(
             metavar="FRAME...",
-            help="Frames to follow, as stocks.trades. Of several, each row begins with the name of its "
+            help="Frames to follow, as stocks.trades. With several, each row begins with the name of its "
             "frame. Without one, list the frames.",
         ),
     ] = None,

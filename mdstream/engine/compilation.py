@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from mdstream.engine.feed_policy import explain_exit
 from mdstream.engine.feed_process import FeedProcess
-from mdstream.pool.worker_code import COMPILING, compile_kernels, compiled_kernels
+from mdstream.pool.worker_code import COMPILING, compile_kernels, count_kernels
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Compilation:
         """How far it is; empty unless it is running."""
         if self._process is None:
             return ""
-        done, total = compiled_kernels()
+        done, total = count_kernels()
         return (
             f"compiling the decoders, once: {done} of {total} done; until then the fallback decoder decodes"
         )

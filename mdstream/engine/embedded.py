@@ -50,7 +50,7 @@ class EmbeddedSimulator:
         self.process: SpawnProcess = self._context.Process(
             target=_serve, args=(self._settings, theirs), name="simulator"
         )
-        with children.starting(), children.without_script():
+        with children.protect_start(), children.without_script():
             self.process.start()
         theirs.close()
         self._port = self._await_port(self._pipe, self._timeout_s)

@@ -83,9 +83,9 @@ class Service(NamedTuple):
 def failure_at_end(service: Service) -> str:
     """Return why a stream has failed, once its run has ended; empty if it has not.
 
-    A stream has failed if it had trouble or time and never connected, if it lost its server and did not get
-    it back, or if subscriptions that were served are refused now. A stream that had no time to connect has
-    not, and neither has one whose plan does not include all symbols.
+    A stream has failed if it had trouble or time and never connected, or if it lost its server and did not
+    get it back. It has also failed if subscriptions that were served are refused now. A stream that had no
+    time to connect has not, and neither has one whose plan does not include all symbols.
     """
     trouble = service.trouble
     if not service.was_connected:

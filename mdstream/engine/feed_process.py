@@ -157,7 +157,7 @@ class FeedProcess:
             target=self._target, args=(assignment, theirs), name=f"feed-{self.stream}"
         )
         try:
-            with children.starting(), children.without_script():
+            with children.protect_start(), children.without_script():
                 process.start()
         except BaseException:
             ours.close()
@@ -350,7 +350,7 @@ class FeedProcess:
         """Fail the stream if it was not served when the run began to end, at `ended` (monotonic)."""
         if self.stage is Stage.FAILED:
             return
-        done = self.state.committed()
+        done = self.state.read_committed()
         service = feed_policy.Service(
             was_connected=self.state["established"] > 0,
             has_rows=done["committed"] + done["fetch_committed"] > 0,

@@ -58,7 +58,7 @@ def main() -> int:
         commands.wait_until_kept()
 
     supervisor = Supervisor(config, line_writer(config.log.json), on_sample)
-    commands = _Commands(supervisor, lines)
+    commands = _CommandHandler(supervisor, lines)
     supervisor.watch(sys.stdin.fileno(), lambda: commands.handle(lines.read()))
     signal.signal(signal.SIGTERM, lambda *_: supervisor.stop())
     commands.handle(first[1:])
@@ -93,7 +93,7 @@ class _Lines:
         return lines
 
 
-class _Commands:
+class _CommandHandler:
     """Handles what the process at the other end of standard input wants."""
 
     # Written by `handle`.

@@ -44,7 +44,7 @@ class HostProcess:
         self._arrived = threading.Condition()
         ours, theirs = os.pipe()
         try:
-            with children.starting():  # Ctrl-C belongs to the script or notebook
+            with children.protect_start():  # Ctrl-C belongs to the script or notebook
                 self._process = subprocess.Popen(
                     children.python("-m", "mdstream.engine.host", str(theirs)),
                     stdin=subprocess.PIPE,

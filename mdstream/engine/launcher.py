@@ -25,7 +25,7 @@ class Launcher:
     def start(self, feed: FeedProcess, assignment: Assignment) -> None:
         """Start a process for `feed`. If the fork server fails or hangs, spawn one instead."""
         try:
-            with forkserver.killed_after(self._timeout_s):
+            with forkserver.kill_after(self._timeout_s):
                 feed.start(self._forked, assignment)
         except (EOFError, OSError) as error:
             log.warning(

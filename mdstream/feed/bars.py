@@ -103,8 +103,8 @@ class BarFrames:
     ) -> None:
         """Join the rest of batch `sequence`, which has `trades` trades, and publish due bars.
 
-        Of its partials, `firsts` were joined elsewhere to the bars of each length. Raises `NoSpaceError`;
-        call `join` with the same batch then.
+        `firsts` has, for each length of bars, how many of its partials were joined elsewhere. Raises
+        `NoSpaceError`; call `join` with the same batch then.
         """
         if any(first < len(partials) for first in firsts):
             self.builder.resume(partials, firsts, self._frames[self._rules.trades].rows - trades)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from mdstream.frames.direct_path import BookTargets
 from mdstream.frames.keyed_frame import KeyedFrameWriter
-from mdstream.frames.ladders import Ladders, LevelColumns
+from mdstream.frames.ladders import BookLevels, LevelColumns
 from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.books import BOOK_DEPTH, books_frame_channel
@@ -35,7 +35,7 @@ class Books:
     # Written by the direct path, too.
     targets: BookTargets
 
-    def __init__(self, folder: Path, channel: Channel, share: Share, ladders: Ladders) -> None:
+    def __init__(self, folder: Path, channel: Channel, share: Share, ladders: BookLevels) -> None:
         frame = KeyedFrameWriter(folder, books_frame_channel().columns, share, levels=BOOK_DEPTH)
         self.targets = BookTargets(frame, ladders)
         self.sides = channel.column("side").dictionary

@@ -228,7 +228,7 @@ class Committer:
         rules = self._spec.bar_rules
         if rules is None:
             return {}
-        done = self.state.committed()
+        done = self.state.read_committed()
         return {name: done[c] for c, name in zip(LENGTHS, rules.sources, strict=True) if name}
 
     def restore_bars(self, partials: bytes) -> None:

@@ -386,7 +386,7 @@ class Feed:
     def _report_symbols(self) -> None:
         """Send the supervisor the symbols that are served, and those that are not, with reasons."""
         self._publish_subscriptions()
-        failed = self._subscriptions.refused_everywhere()
+        failed = self._subscriptions.find_refused()
         ok = set().union(*self._subscriptions.active.values())
         if (fetched := self._fetched or self._first_cycle()) is not None:
             ok |= fetched.ok

@@ -15,7 +15,7 @@ from mdstream.errors import WorkerError
 from mdstream.handoff.slab import Slab
 from mdstream.pool.pool import WorkerPool
 from mdstream.store.journal import has_segment, segment_number
-from mdstream.store.journal_writer import JournalWriter, Progress
+from mdstream.store.journal_writer import JournalProgress, JournalWriter
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.telemetry.state import FeedState
 
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 CLOSE_S = 5.0
 """How long the end of a stream waits for its segments to be compressed."""
 _WORDS = ("journal_missed", "journal_sequence", "journal_payloads", "journal_in_segment")
-"""The words of a feed's state with its `Progress`."""
+"""The words of a feed's state with its `JournalProgress`."""
 
 
-def read_progress(state: FeedState) -> Progress:
+def read_progress(state: FeedState) -> JournalProgress:
     """Return what the journal must have, as the last feed of the stream left it."""
-    return Progress(*(state[word] for word in _WORDS))
+    return JournalProgress(*(state[word] for word in _WORDS))
 
 
 class FeedJournal:

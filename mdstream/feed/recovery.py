@@ -50,7 +50,7 @@ def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
 
 def settle(state: FeedState, pending: list[Slab]) -> None:
     """Set the counters of received payloads to the committed plus the pending ones."""
-    done = state.committed()
+    done = state.read_committed()
     tables = [slab.table[: slab.entries] for slab in pending]
     streamed = [table[table["kind"] <= PayloadKind.MSGPACK] for table in tables]
     bodies = [

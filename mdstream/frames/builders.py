@@ -7,7 +7,7 @@ from typing import Protocol
 
 from mdstream.frames.bar_builder import BarBuilder, TextOf
 from mdstream.frames.frame_columns import FrameColumns
-from mdstream.frames.ladders import Ladders
+from mdstream.frames.ladders import BookLevels
 from mdstream.streams.spec import StreamSpec
 
 
@@ -17,5 +17,5 @@ class Builders(Protocol):
     def make_bars(self, spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> BarBuilder:
         """Return a builder of bars, which reads the stream's frames (by channel) and the texts of codes."""
 
-    def make_ladders(self, dropped: int) -> Ladders:
+    def make_ladders(self, dropped: int) -> BookLevels:
         """Return empty ladders; predecessors have dropped `dropped` levels."""

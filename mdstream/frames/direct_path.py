@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mdstream.frames.bar_builder import BarBuilder
 from mdstream.frames.keyed_frame import KeyedFrameWriter
-from mdstream.frames.ladders import Ladders
+from mdstream.frames.ladders import BookLevels
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind, StreamSpec
@@ -70,8 +70,8 @@ class Counters(NamedTuple):
 
 
 FinishBars = Callable[[int, npt.NDArray[np.void], Sequence[int], int], None]
-"""Finishes the bars of a batch, and publishes those that are due: its sequence, its partials, how many of
-them were joined to the bars of each length, and its number of trades.
+"""Finishes the bars of a batch, and publishes those that are due. Arguments: its sequence, its partials,
+how many of them were joined to the bars of each length, and its number of trades.
 """
 
 
@@ -80,7 +80,7 @@ class BookTargets(NamedTuple):
 
     frame: KeyedFrameWriter
     """The best levels, a row for each book."""
-    ladders: Ladders
+    ladders: BookLevels
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,8 @@ class Targets:
     """By channel."""
     latest: KeyedFrameWriter | None
     moves: Mapping[str, Sequence[tuple[list[tuple[int, int]], tuple[int, int] | None]]]
-    """For each channel with last values, its aspects: pairs of a column of `latest` and its source, and the
-    columns of `latest` with time and receipt, if the aspect has a time.
+    """For each channel with last values, its aspects. Each has pairs of a column of `latest` and its
+    source. If it has a time, the columns of `latest` with time and receipt follow.
     """
     books: BookTargets | None
     bars: BarBuilder | None

@@ -84,10 +84,10 @@ class KeyedFrameWriter:
     def update(self, rows: Rows, data: Data, newer: tuple[int, int] | None = None) -> None:
         """Write `data` (pairs of a column's index and its values) into `rows`, which are distinct.
 
-        With `newer`, the indexes of the columns of time and receipt, rows stay as they are if their time is
-        later than the new one, or the new one is null. A time that is too far ahead of its receipt counts
-        as earlier than all others. Raises `NoSpaceError`, and writes nothing, if there is no room for a
-        larger frame.
+        `newer` has the indexes of the columns of time and receipt. With it, rows stay as they are if their
+        time is later than the new one, or the new one is null. A time that is too far ahead of its receipt
+        counts as earlier than all others. Raises `NoSpaceError`, and writes nothing, if there is no room
+        for a larger frame.
         """
         if not len(rows):
             return

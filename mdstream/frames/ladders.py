@@ -32,7 +32,7 @@ class LevelColumns(NamedTuple):
     reset: ColumnData
 
 
-class Ladders(Protocol):
+class BookLevels(Protocol):
     """The levels of all books of one stream. Used only in the feed's process."""
 
     @property

@@ -1,8 +1,8 @@
 """Layout of a chunk: an Arrow IPC file of one record batch, created at full size and filled in place.
 
 pyarrow writes the empty file, so its layout is valid. The offsets of the buffers in the file say where each
-column is. A nullable column is created with one null, in a slot after the last usable row: without
-any null, pyarrow writes no bitmap; with nulls alone, readers take the whole column for null.
+column is. A nullable column is created with one null, in a slot after the last usable row. Without any
+null, pyarrow writes no bitmap; with nulls alone, readers take the whole column for null.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def find_buffers(base: pa.Buffer) -> list[Buffers]:
     """Return where the buffers of each column are in the chunk with the file `base`.
 
     It uses only values that never change. Sealing a chunk changes lengths and null counts one by one, and
-    pyarrow refuses a half-sealed batch: a reader may open one, and a writer may be killed at that moment.
+    pyarrow refuses a half-sealed batch. A reader may open one, and a writer may be killed at that moment.
     """
     file = memoryview(base)
     batch, body = _record_batch(file)
@@ -224,8 +224,8 @@ def find_buffers(base: pa.Buffer) -> list[Buffers]:
 def patch_lengths(file: memoryview, rows: int, nulls: Sequence[int]) -> None:
     """Write the true counts of rows and nulls into a finished chunk, for readers that do not know heads.
 
-    An Arrow IPC file has a magic number, the schema message, and the record batch message: a flatbuffer
-    whose header table has `length` and a vector of nodes (length, null count).
+    An Arrow IPC file has a magic number, the schema message, and the record batch message. The last is a
+    flatbuffer whose header table has `length` and a vector of nodes (length, null count).
     """
     batch, _ = _record_batch(file)
     struct.pack_into("<q", file, _field(file, batch, 0), rows)

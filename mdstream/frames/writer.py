@@ -39,9 +39,10 @@ class Limits:
 class FrameWriter:
     """The one writer of a frame; it continues the frame of a killed predecessor.
 
-    It drops its oldest chunk when the frame has more than `limits.retention` bytes, when the frames of
-    `share` have more than their limit, or when the file system has no room for a new chunk. Rows before
-    `head.first_row` are dropped. Chunks grow from small ones to `limits.chunk`, so a quiet frame is small.
+    It drops its oldest chunk when the frame has more than `limits.retention` bytes, or when the frames of
+    `share` have more than their limit. It does so, too, when the file system has no room for a new chunk.
+    Rows before `head.first_row` are dropped. Chunks grow from small ones to `limits.chunk`, so a quiet
+    frame is small.
     """
 
     # Written here alone.

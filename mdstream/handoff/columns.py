@@ -54,7 +54,7 @@ PARTIAL = np.dtype(
 `kind` is a `PartialKind`. `second` is the start of the second (ns). Prices are NaN if no trade of the
 partial may set them. Sums are pairs of floats whose sum is not evaluated (see `aggregation.aggregate`).
 `row` is the number of trades before it in the batch. `begun` and `recv_ts` are the receive times (ns) of
-its first and last trade. Of an amendment, `trades` is the row in its channel.
+its first and last trade. For an amendment, `trades` is the row in its channel.
 """
 
 

@@ -6,7 +6,7 @@
 The kernel of the system gives each packet to one reader, so workers share one end without a lock. An object
 that is too large for a packet is written to a file in memory, and the packet has the file's descriptor.
 
-Neither side blocks on a socket: the system would assume that the writer waits for the answer, and would
+Neither side blocks on a socket. The system would assume that the writer waits for the answer, and would
 wake the reader on the writer's core while another core is idle. Instead, a bell (an eventfd) for each
 packet wakes a waiting process on an idle core.
 """

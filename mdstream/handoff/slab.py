@@ -243,11 +243,6 @@ class Slab:
         start = int(entry["offset"])
         return self.view[start : start + int(entry["length"])]
 
-    def received(self, index: int) -> int:
-        """Return the receive time of a payload (ns)."""
-        received: int = _ENTRY.unpack_from(self._mapping, HEADER_BYTES + index * _ENTRY.size)[5]
-        return received
-
     @property
     def result_path(self) -> Path:
         """Path for a result that does not fit into the slab."""

@@ -22,7 +22,7 @@ from mdstream.streams.datasets import history_of, resolve_dataset
 from mdstream.system.paths import require_path
 
 if TYPE_CHECKING:  # these take long to import
-    from mdstream.config import Config, HistoryConfig
+    from mdstream.config import BackfillSettings, Config
     from mdstream.history.status import Status
 
     Progress = Callable[[Status], None]
@@ -103,7 +103,7 @@ async def _backfill(
     settings, progress = given.pop("settings", None), given.pop("progress", None)
     if not (progress is None or callable(progress)):
         raise ConfigError(f"progress: {progress!r} is not a function")
-    config = load_any("settings", settings).history
+    config = load_any("settings", settings).backfill_settings
     ipc_names.reap()
     request = await resolve(dataset, symbols, start, end, config, given)
     check(request, config.data)
@@ -116,7 +116,7 @@ async def resolve(
     symbols: str | Sequence[str],
     start: When,
     end: When,
-    config: HistoryConfig,
+    config: BackfillSettings,
     options: Mapping[str, Any],
 ) -> BackfillRequest:
     """Return the checked request, its patterns replaced by symbols; `options` are `HistoryOptions`.

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from mdstream.config import HistoryConfig
+from mdstream.config import BackfillSettings
 from mdstream.errors import (
     BadRequestError,
     ConfigError,
@@ -92,7 +92,7 @@ class Backfill:
         self,
         request: BackfillRequest,
         store: Path,
-        config: HistoryConfig,
+        config: BackfillSettings,
         executor: PageExecutor,
         on_change: Callable[[Status], None] = lambda status: None,
     ) -> None:
@@ -205,7 +205,7 @@ class Backfill:
                 if outdated := await asyncio.to_thread(self._plan_outdated):
                     await self._fetch_shards_at_once(deque(outdated))
         if short:
-            served = self._recent.served_until(time.time_ns())  # by now, more may be excluded
+            served = self._recent.last_served(time.time_ns())  # by now, more may be excluded
             days = [day for day in days if day.past <= served]
             short = await asyncio.to_thread(find_short_days, self._request, self._store, days)
             self.status.short = len(short)
@@ -220,7 +220,7 @@ class Backfill:
     async def _fetch_days(self) -> list[Day]:
         """Return the days of this request, and their trades by the service's own count."""
         async with self._client as client:
-            found = await fetch_days(client, self._request, self._recent.served_until(time.time_ns()))
+            found = await fetch_days(client, self._request, self._recent.last_served(time.time_ns()))
         self._count_requests()
         days, self.status.uncounted = found
         return days

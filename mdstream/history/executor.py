@@ -13,7 +13,8 @@ An executor on other machines (a cluster, Ray) has to provide:
   and may run twice: the second run writes the same rows to the same file.
 - The same version of mdstream on both sides, because both read the declarations in `mdstream.streams`.
 
-Only `pool/pool.py` may import `workers`. A remote task uses `WorkerPool(0)`, which works in its process.
+Only `pool/worker_code.py` may import `workers`. A remote task uses `WorkerPool(0)`, which works in its
+process.
 """
 
 from __future__ import annotations

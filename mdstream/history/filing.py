@@ -36,7 +36,7 @@ _ROWS_PER_PAGE = 10_000
 
 
 @dataclass(slots=True)
-class _Group:
+class _ShardGroup:
     """Shards of one partition that become files together."""
 
     partition: dict[str, str]
@@ -51,7 +51,7 @@ class Filing:
     """
 
     # Written while shards are added and files are written.
-    _ready: dict[tuple[str, ...], _Group]
+    _ready: dict[tuple[str, ...], _ShardGroup]
     """Fetched shards that wait for more, by values of their partition."""
     _joins: set[asyncio.Task[None]]
     _commit_failed: bool
@@ -116,7 +116,7 @@ class Filing:
     def add(self, progress: Progress) -> None:
         """Add a fetched shard to the others of its partition."""
         partition = self._request.partition(progress.shard.first)
-        group = self._ready.setdefault(tuple(partition.values()), _Group(partition))
+        group = self._ready.setdefault(tuple(partition.values()), _ShardGroup(partition))
         group.shards.append(progress)
         group.rows += progress.rows
 
@@ -147,7 +147,7 @@ class Filing:
         self._joins.add(task)
         task.add_done_callback(self._joins.discard)
 
-    async def _write(self, group: _Group, executor: PageExecutor) -> None:
+    async def _write(self, group: _ShardGroup, executor: PageExecutor) -> None:
         """Write the files of a group, and commit them."""
         group.shards.sort(key=lambda progress: (progress.shard.symbol, progress.shard.first))
         staged = [
@@ -199,13 +199,13 @@ class Filing:
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, repeated, len(files))
 
-    async def _commit(self, number: int, files: Sequence[NewFile], group: _Group) -> None:
+    async def _commit(self, number: int, files: Sequence[NewFile], group: _ShardGroup) -> None:
         async with self._commits:
             if self._commit_failed:  # a later commit would make this one count as done
                 raise StoreError("an earlier commit failed")
             self._commit_failed = True
             version = self._ledger.begin_commit(self._request.dataset, number)
-            # Of channels with revisions, `scan` returns the last one, and the older may stay. After a kill
+            # In channels with revisions, `scan` returns the last one, so the older may stay. After a kill
             # behind the deletion, the new rows are still staged, and the next run commits them.
             old = [p.shard for p in group.shards if p.replaces]
             if old and not self._request.channel.revised_by:

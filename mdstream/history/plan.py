@@ -90,7 +90,7 @@ def estimate(request: BackfillRequest, store: Path, per_minute: int) -> Estimate
     return Estimate(len(left), sum(shard in begun for shard in left), already, rows, requests, minutes * 60)
 
 
-class Work(NamedTuple):
+class ShardWork(NamedTuple):
     """What a request adds to the ledger."""
 
     new: list[Shard]
@@ -106,7 +106,7 @@ def find_work(
     known: Mapping[str, Sequence[KnownShard]],
     now: float,
     gaps: Collection[Shard] = (),
-) -> Work:
+) -> ShardWork:
     """Return the shards to add and those to fetch again, given the `known` ones by symbol.
 
     A shard is fetched again if
@@ -140,7 +140,7 @@ def find_work(
     if request.is_adjusted:
         for symbol, shards in known.items():
             outdated |= _find_outdated(shards, again, symbol in extended, now)
-    return Work(new, sorted(again | outdated), len(outdated))
+    return ShardWork(new, sorted(again | outdated), len(outdated))
 
 
 def _find_outdated(

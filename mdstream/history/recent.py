@@ -14,7 +14,7 @@ from mdstream.errors import MdstreamError
 from mdstream.history.request import DAY_NS
 from mdstream.store.query import to_utc
 from mdstream.venues.alpaca.limits import RECENT_NS
-from mdstream.venues.alpaca.refusals import Kind, Place, find_rule
+from mdstream.venues.alpaca.refusals import Place, RefusalKind, find_rule
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _MINUTE_NS = 60 * 1_000_000_000
 def is_about_recent_data(error: MdstreamError, code: int | None) -> bool:
     """Return whether a request was refused, with HTTP status `code`, because its end is too recent."""
     rule = find_rule(Place.REST, code or 0, text=str(error))
-    return rule is not None and rule.before is Kind.PLAN_LATER
+    return rule is not None and rule.before is RefusalKind.PLAN_LATER
 
 
 class RecentLimit:
@@ -37,7 +37,7 @@ class RecentLimit:
     def __init__(self) -> None:
         self.until = None
 
-    def served_until(self, now: int) -> int:
+    def last_served(self, now: int) -> int:
         """Return up to when any plan may be expected to have data: before now, and before the limit."""
         documented = now - RECENT_NS
         return documented if self.until is None else min(self.until, documented)
@@ -49,7 +49,7 @@ class RecentLimit:
     def widen(self, end: int, now: int) -> bool:
         """Note that a query that ends at `end` was refused; return whether an earlier end may be served.
 
-        Of several queries that were sent before the limit changed, only the first changes it.
+        If several queries were sent before the limit changed, only the first changes it.
         """
         if self.excludes(end):
             return True

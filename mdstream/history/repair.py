@@ -7,9 +7,8 @@ A bar counts the trades that update its volume, without those that were cancelle
 day of trades is short if the store has fewer of these. Minute bars and quotes have no such count: their day
 is short if it has no row at all.
 
-A day is that of its bar: of stocks and options, a day of New York; of crypto, from the start of the bar,
-which is at 5:00 UTC, to that of the next one. Of a day that is requested in part, the hourly bars of that
-part count.
+A day is that of its bar. For stocks and options, it is a day of New York. For crypto, it begins at 5:00
+UTC, as the bar does. If only a part of a day is requested, the hourly bars of that part count.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from mdstream.session.rest import Body
 from mdstream.store.catalogue import scan_fetched
 from mdstream.store.query import to_utc
 from mdstream.streams.bar_rules import split_conditions
-from mdstream.streams.rest_spec import History
+from mdstream.streams.rest_spec import HistorySpec
 from mdstream.text.times import to_ns
 from mdstream.venues.alpaca import sessions
 from mdstream.venues.alpaca.bodies import page_token_in
@@ -98,7 +97,7 @@ def log_short_days(short: Sequence[tuple[Day, int]]) -> None:
         )
 
 
-class _Bar(NamedTuple):
+class _BarCount(NamedTuple):
     """The start of a bar, and its number of trades."""
 
     first: int
@@ -115,11 +114,11 @@ class _Page(NamedTuple):
 
 
 async def _fetch_symbol(
-    client: Client, request: BackfillRequest, symbol: str, bars: History, past: int
+    client: Client, request: BackfillRequest, symbol: str, bars: HistorySpec, past: int
 ) -> tuple[list[Day], bool]:
     """Return the days of a symbol, and whether these are all: a bar that cannot be read costs its day."""
 
-    async def fetch(timeframe: str, first: int, past: int) -> list[_Bar]:
+    async def fetch(timeframe: str, first: int, past: int) -> list[_BarCount]:
         found, problem = await _fetch_bars(client, request, symbol, bars, (timeframe, first, past))
         problems.append(problem)
         return found
@@ -143,8 +142,8 @@ async def _fetch_symbol(
 
 
 async def _fetch_bars(
-    client: Client, request: BackfillRequest, symbol: str, bars: History, wanted: tuple[str, int, int]
-) -> tuple[list[_Bar], str]:
+    client: Client, request: BackfillRequest, symbol: str, bars: HistorySpec, wanted: tuple[str, int, int]
+) -> tuple[list[_BarCount], str]:
     """Return the bars of a symbol (timeframe, first, past), in order, and why others cannot be read."""
 
     async def read(body: Body) -> _Page:
@@ -164,7 +163,7 @@ async def _fetch_bars(
         async for page in pages(client, query, read):
             for bar in page.bars:
                 try:
-                    found.append(_Bar(to_ns(datetime.fromisoformat(bar["t"])), int(bar["n"])))
+                    found.append(_BarCount(to_ns(datetime.fromisoformat(bar["t"])), int(bar["n"])))
                 except (KeyError, ValueError, TypeError, OverflowError) as error:
                     problem = f"unusable bars: {error!r}"
     except ServerError as error:

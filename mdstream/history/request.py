@@ -14,7 +14,7 @@ from mdstream.settings import describe
 from mdstream.store.query import When, parse_time, to_utc
 from mdstream.streams import STREAMS
 from mdstream.streams.datasets import datasets, history_of, resolve_dataset
-from mdstream.streams.rest_spec import History
+from mdstream.streams.rest_spec import HistorySpec
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from mdstream.streams.symbols import why_no_symbol
 from mdstream.text.patterns import find_matching
@@ -32,7 +32,7 @@ _ROWS_PER_SHARD = 9_000
 _ASOF = "asof="
 
 EVERYTHING = "*"
-"""Symbol of a request for the rows of all symbols at once (`History.everything`)."""
+"""Symbol of a request for the rows of all symbols at once (`HistorySpec.everything`)."""
 
 
 class HistoryOptions(TypedDict, total=False):
@@ -145,7 +145,7 @@ class BackfillRequest:
         return STREAMS[self.dataset.partition(".")[0]]
 
     @property
-    def history(self) -> History:
+    def history(self) -> HistorySpec:
         return history_of(self.dataset)
 
     @property
@@ -202,8 +202,8 @@ class BackfillRequest:
         """Return the time range of the rows that belong to a shard; a bar has the time of its start.
 
         Rows with revisions (articles) are an exception: all that the service returns for a shard belong to
-        it. The service sorts articles by their last update, and does not say by which time it selects them;
-        the time of a row is that of its first publication, which may be years earlier. An article of
+        it. The service sorts articles by their last update, and does not say by which time it selects them.
+        The time of a row is that of its first publication, which may be years earlier. An article of
         several shards is not doubled, because `scan` returns the last revision of each id.
         """
         return (0, _FOREVER_NS) if self.channel.revised_by else (shard.first, shard.past)
@@ -311,7 +311,7 @@ def last_complete(until: int, timeframe: str) -> int:
     return until - length_ns(timeframe) + 1 if timeframe else until
 
 
-def _check_asof(dataset: str, history: History, asof: str) -> str:
+def _check_asof(dataset: str, history: HistorySpec, asof: str) -> str:
     if asof and not history.mapped:
         mapped = ", ".join(name for name in datasets() if history_of(name).mapped)
         raise ConfigError(f"{dataset} has no asof; give one only for {mapped}")
@@ -348,7 +348,9 @@ def _split_asof(variant: str) -> tuple[list[str], str]:
     return kinds.split("/"), asof
 
 
-def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence[str]) -> tuple[str, ...]:
+def _check_symbols(
+    stream: StreamSpec, history: HistorySpec, symbols: str | Sequence[str]
+) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(list_symbols(symbols)))
     if history.everything and (not names or EVERYTHING in names):
         return (EVERYTHING,)
@@ -362,7 +364,7 @@ def _check_symbols(stream: StreamSpec, history: History, symbols: str | Sequence
     return names
 
 
-def _resolve_bars(dataset: str, history: History, timeframe: str, adjustment: str) -> tuple[str, str]:
+def _resolve_bars(dataset: str, history: HistorySpec, timeframe: str, adjustment: str) -> tuple[str, str]:
     """Return timeframe and adjustment with defaults filled in; both empty if the dataset has none."""
     if timeframe and not history.bars:
         raise ConfigError(f"{dataset} has no timeframe; only bars have one")

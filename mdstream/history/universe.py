@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
-from mdstream.config import HistoryConfig
+from mdstream.config import BackfillSettings
 from mdstream.errors import ConfigError, UnknownNameError, UnusableAnswerError
 from mdstream.history.request import EVERYTHING
 from mdstream.reading.arguments import list_symbols
@@ -41,7 +41,11 @@ _UNDERLYING = re.compile(r"[A-Z]{1,6}(?:\.[A-Z]{1,2}(?![A-Z]))?")
 
 
 async def resolve_symbols(
-    dataset: str, symbols: str | Sequence[str], start: When, config: HistoryConfig, status: str = "active"
+    dataset: str,
+    symbols: str | Sequence[str],
+    start: When,
+    config: BackfillSettings,
+    status: str = "active",
 ) -> list[str]:
     """Replace each pattern in `symbols` by the symbols that it matches, in order.
 

@@ -93,7 +93,7 @@ class Crew:
 
     def _start_processes(self) -> list[Future[None]]:
         """Start the processes, in a thread; return their endless tasks."""
-        with children.starting(), children.without_script(), ipc_names.claimed():
+        with children.protect_start(), children.without_script(), ipc_names.claim_names():
             others = set(multiprocessing.active_children())
             executor = None
             try:

@@ -31,7 +31,7 @@ def load_for_feeds() -> None:
     """Start the fork server for the feeds of an engine. It ends with this process, used or not."""
     prepare_environment()
     resources.allow_files(resources.RUN_FILES)  # the fork server passes it on
-    with children.starting():
+    with children.protect_start():
         forkserver.begin(*forkserver_modules(*FEEDS))
 
 
@@ -39,5 +39,5 @@ def load_for_workers(size: int) -> None:
     """Start the fork server for a pool of `size`, if its workers are forked and kernels are compiled."""
     if size > 1 and are_kernels_compiled():
         os.environ.update(SINGLE_THREADED)
-        with children.starting():
+        with children.protect_start():
             forkserver.begin(*forkserver_modules())

@@ -5,7 +5,7 @@ memory. Its users are counted: it ends with the last of them, not with this proc
 
 The feeds of an engine are forked from one such process. A feed with a fixed number of workers first forks a
 fork server of its own (`copy_here`), so that its workers are its descendants. A feed that may never need
-any asks the process that it was forked from itself (`share`): then a worker is a sibling of its feed, and
+any asks the process that it was forked from itself (`share`). Then a worker is a sibling of its feed, and
 costs nothing before it is needed. Either way a worker watches its feed and ends with it.
 """
 
@@ -48,7 +48,7 @@ _server: Any = getattr(multiprocessing.forkserver, "_forkserver", None)
 def begin(*modules: str) -> None:
     """Start the server so that it loads `modules`, for a user that will `take` it soon."""
     multiprocessing.forkserver.set_forkserver_preload([_GUARD, *modules])
-    with ipc_names.claimed():
+    with ipc_names.claim_names():
         multiprocessing.forkserver.ensure_running()
 
 
@@ -148,7 +148,7 @@ def wait_until_loaded(context: BaseContext, seconds: float) -> None:
     If that takes longer than `seconds`, the server is killed, and this raises `EOFError`.
     """
     process = context.Process(target=_end_at_once)  # type: ignore[attr-defined]
-    with killed_after(seconds), children.starting(), children.without_script(), ipc_names.claimed():
+    with kill_after(seconds), children.protect_start(), children.without_script(), ipc_names.claim_names():
         process.start()
     process.join()
 
@@ -158,7 +158,7 @@ def _end_at_once() -> None:
 
 
 @contextlib.contextmanager
-def killed_after(seconds: float) -> Iterator[None]:
+def kill_after(seconds: float) -> Iterator[None]:
     """Kill a fork server that hangs while a process starts; the start then fails with `EOFError`."""
     timer = threading.Timer(seconds, kill)
     timer.daemon = True

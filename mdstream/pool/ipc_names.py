@@ -3,9 +3,9 @@
     /dev/shm/sem.mdstream-<uid>-<pid>-*            semaphores of pools
     <temporary>/mdstream-ipc-<uid>-<random>-<pid>  sockets of fork servers
 
-Python removes both when a process ends, but not when a whole process group is killed. So the process at
-the top (supervisor, recorder, backfill, or the program that calls one) puts its process id into these
-names, and the next one that starts removes those whose process no longer exists.
+Python removes both when a process ends, but not when a whole process group is killed. So the process at the
+top (supervisor, recorder, backfill, or the program that calls one) puts its process id into these names.
+The next one that starts removes those whose process no longer exists.
 
 Another user who can write to a socket of a fork server can run code as its user. Other users can create
 folders among temporary files, and can guess process ids. So the name of the folder has a random part, and
@@ -65,7 +65,7 @@ def _unregister_any(name: Sized, rtype: str) -> None:
 
 
 @contextlib.contextmanager
-def claimed() -> Iterator[None]:
+def claim_names() -> Iterator[None]:
     """Put this process's id into names that are made inside, unless the process has names of its own.
 
     For pools in a process of the user, whose other uses of `multiprocessing` keep their names.

@@ -245,7 +245,7 @@ class WorkerPool:
         """Return a crew of `size` that is ready, beside the present one."""
         crew = self._make_crew(size)
         try:
-            with forkserver.killed_after(_LOAD_S):
+            with forkserver.kill_after(_LOAD_S):
                 await crew.start()
             self._report(crew)
             async with clock.timeout(_LOAD_S):

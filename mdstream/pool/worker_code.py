@@ -41,7 +41,7 @@ machines.
 """
 
 
-def compiled_kernels() -> tuple[int, int]:
+def count_kernels() -> tuple[int, int]:
     """Return how many kernels are on disk, and how many there are."""
     done, total = load_boot().count_compiled()
     return int(done), int(total)
@@ -58,5 +58,5 @@ def compile_kernels(beside: bool = False) -> subprocess.Popen[str] | None:
         return None
     command = children.python("-m", "workers.warm", *(["beside"] if beside else []))
     stdin = subprocess.PIPE if beside else None
-    with children.starting():
+    with children.protect_start():
         return subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)

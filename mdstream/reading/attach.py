@@ -67,8 +67,8 @@ class Attachment:
 
     It maps the shared memory of the run read-only. The engine never waits for a reader, however slow.
 
-    Errors that all methods have in common: `UnknownNameError` (a `KeyError`) with the nearest known names
-    for a frame that the run does not have and for a symbol that it does not follow, `ConfigError` for an
+    Errors that all methods have in common: `UnknownNameError` (a `KeyError`), with the nearest known names,
+    for a frame that the run does not have or a symbol that it does not follow; `ConfigError` for an
     argument that cannot be used. A frame that the run has not created yet is empty.
 
     Once the run has ended, frames that were opened before can still be read, as far as they were opened.
@@ -119,7 +119,7 @@ class Attachment:
         if (found := self._open.view(name)) is not None:
             name = found[0]
         with self.lock:
-            if (keyed := self._open.keyed(name)) is not None:
+            if (keyed := self._open.keyed_reader(name)) is not None:
                 return keyed.rows
             return sum(reader.rows for reader in self.parts(name))
 
@@ -142,12 +142,11 @@ class Attachment:
         `Datetime("ns", "UTC")`, prices Float64, symbols and codes Categorical.
 
         `symbols` keeps the rows of these symbols; of articles, those that name one of them. `since` keeps
-        the rows whose time is not before a moment: a datetime with its zone (also as ISO 8601 text), a date
-        (its midnight in UTC), a timedelta before now (also as text: `5m`, `90s`, `1h30m`), or nanoseconds
-        since 1970, if not before 2000. The time is
-        `ts`, of articles `created_at`. `session` keeps the rows of sessions of the market, whatever the
-        data feed: `regular`, `pre`, `post`, `overnight`, or a list of these. Daily bars are in none of
-        them. Each returns a copy.
+        the rows whose time is not before a moment. It is a datetime with its zone (also as ISO 8601 text),
+        a date (its midnight in UTC), a timedelta before now (also as text: `5m`, `90s`, `1h30m`), or
+        nanoseconds since 1970, if not before 2000. The time is `ts`, of articles `created_at`. `session`
+        keeps the rows of sessions of the market, whatever the data feed: `regular`, `pre`, `post`,
+        `overnight`, or a list of these. Daily bars are in none of them. Each returns a copy.
 
         `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York", a
         zone of `zoneinfo`, or a fixed offset of whole hours, as `timezone(timedelta(hours=-5))`.
@@ -167,7 +166,7 @@ class Attachment:
             source, view = found
             return view.make(self._read(source))
         with self.lock:
-            if (keyed := self._open.keyed(name)) is not None:
+            if (keyed := self._open.keyed_reader(name)) is not None:
                 return keyed.read()
             pieces = [label_rows(reader, _read_part(reader)) for reader in self.parts(name)]
             if not pieces:
@@ -377,7 +376,7 @@ class Attachment:
             for new in run.tail("stocks.trades", symbols="AAPL"):
                 print(new["price"].mean())
 
-        Of several frames, each step yields the name of a frame and its new rows:
+        With several frames, each step yields the name of a frame and its new rows:
 
             for name, new in run.tail(["stocks.trades", "crypto.trades"]):
                 print(name, new.height)

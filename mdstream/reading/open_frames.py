@@ -42,7 +42,7 @@ class OpenFrames:
         self._readers = {}
         self._keyed_readers = {}
         self._categories = {}
-        self.facts = RunFacts(path, self._received)
+        self.facts = RunFacts(path, self._list_received)
         self.run: str = self.facts.info["run"]
 
     @property
@@ -62,7 +62,7 @@ class OpenFrames:
         has = found is not None and (found[0] in self._opened or self.facts.schema(found[0]) is not None)
         return found if has else None
 
-    def keyed(self, name: str) -> KeyedFrameReader | None:
+    def keyed_reader(self, name: str) -> KeyedFrameReader | None:
         """Return the reader of keyed frame `name`; None if it is not one, or does not exist yet."""
         if not _NAME.fullmatch(require_name("frame", name)):
             return None
@@ -75,7 +75,7 @@ class OpenFrames:
 
     def is_keyed(self, name: str) -> bool:
         """Whether a frame is keyed, also if it does not exist yet."""
-        if self.keyed(name) is not None:
+        if self.keyed_reader(name) is not None:
             return True
         schema = self.facts.schema(name) if not self._folders(name) else None
         return schema is not None and is_keyed(schema)
@@ -119,7 +119,7 @@ class OpenFrames:
         """Map all rows of all frames, so that they can be read after the end of the run."""
         with self.lock:
             for name in {path.name.partition("@")[0] for path in self._folders("*")}:
-                reader = self.keyed(name)
+                reader = self.keyed_reader(name)
                 for each in [reader] if reader is not None else self.parts(name):
                     each.map()
 
@@ -144,6 +144,6 @@ class OpenFrames:
             self._categories[stream] = StreamCategories(self._path, stream)
         return self._categories[stream]
 
-    def _received(self, stream: str) -> Collection[str]:
+    def _list_received(self, stream: str) -> Collection[str]:
         """Return the symbols that a stream has received so far."""
         return self._categories_of(stream).open(SYMBOLS, pl.UInt32).codes

@@ -47,7 +47,7 @@ class RunFacts:
 
     def __init__(self, path: Path, received: Callable[[str], Collection[str]]) -> None:
         self._path = path
-        self._received = received
+        self._list_received = received
         self.info = json.loads((path / "run.json").read_text())
         self._added = {}
         self._may_come = set()
@@ -104,11 +104,11 @@ class RunFacts:
         """
         if stream not in STREAMS:
             return
-        received = self._received(stream)
+        received = self._list_received(stream)
         for symbol in symbols:
             if symbol in received or (stream, symbol) in self._may_come:
                 continue
-            followed = self._followed(stream)
+            followed = self._list_followed(stream)
             if is_pattern(symbol):
                 raise UnknownNameError.among(
                     received if followed is None else [*received, *(followed - {"*"})],
@@ -147,8 +147,8 @@ class RunFacts:
         chain = STREAMS[stream].chain
         assert chain is not None, "a stream with chains"
         root = chain.root_of(underlying)
-        roots = {chain.underlying_of(s) for s in self._received(stream) if chain.is_contract(s)}
-        followed = self._followed(stream)
+        roots = {chain.underlying_of(s) for s in self._list_received(stream) if chain.is_contract(s)}
+        followed = self._list_followed(stream)
         if root in roots or followed is None or "*" in followed:
             return root
         known = roots | {chain.underlying_of(s) if chain.is_contract(s) else s for s in followed}
@@ -158,7 +158,7 @@ class RunFacts:
             )
         return root
 
-    def _followed(self, stream: str) -> set[str] | None:
+    def _list_followed(self, stream: str) -> set[str] | None:
         """Return the subscribed symbols; None while the engine has not noted them yet."""
         self.refresh()
         noted: Mapping[str, list[str]] | None = self.info.get("symbols")

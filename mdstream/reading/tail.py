@@ -93,6 +93,8 @@ class Tail:
     """Rows that were dropped before this tail read them."""
     _next: dict[FrameReader, int]
     """The next row to read of each part of the frame."""
+    _has_all: bool
+    """Whether the frame has no further parts."""
     _searched_at: float
     """When new parts were last searched for."""
     _checked_at: float

@@ -143,7 +143,7 @@ def start(run: Path, store: StoreConfig) -> subprocess.Popen[bytes]:
     """Start a recorder of run folder `run`, whether or not its engine is alive."""
     settings = {f"MDSTREAM_STORE__{name.upper()}": str(getattr(store, name)) for name in _SETTINGS}
     command = children.python("-m", "mdstream", "record", "--run", str(run), "--quiet")
-    with open(open_new(run, "recorder.log"), "wb") as log, children.importing_safely():
+    with open(open_new(run, "recorder.log"), "wb") as log, children.import_safely():
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@
           └───────────────────────────────────────────────────────────────────────────────────────┘
 
 1. The table of a frame holds how far the frame is recorded, and how many rows are missed. So a restarted
-   recorder knows both. Of a frame without a table it knows where an earlier recorder began.
+   recorder knows both. If a frame has no table yet, it knows where an earlier recorder began.
 2. Rows of one frame are stored in their order, one ticket at a time. Frames share the workers.
 3. Tables without new rows are looked at once a minute, and all at the end. What was removed is recorded
    again as far as the frames still have it.
@@ -100,9 +100,10 @@ class Recorder:
     _stops_at: dict[str, int] | None
     """Rows that the frame had at the stop: later ones are not recorded. None if there was no stop."""
 
-    # Written by `run`, once.
+    # Written by `run`.
     _earlier: dict[str, Recorded]
     """What an earlier recorder of this run has noted for this store."""
+    _commit_leftovers: Callable[[Path], Awaitable[None]] | None
 
     # Written by `stop`.
     _stop: bool

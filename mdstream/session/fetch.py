@@ -86,6 +86,12 @@ def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]
 class Fetcher:
     """Runs cycles for one stream. `on_chain` is called with the contracts of each fetched chain."""
 
+    # Written by `cycle`, and by its requests.
+    current: Cycle
+    """The running cycle with its results so far, or the last one."""
+    _since: str
+    """Start of the interval that the next cycle fetches; empty before the first success."""
+
     def __init__(
         self,
         spec: StreamSpec,
@@ -103,7 +109,6 @@ class Fetcher:
         self._on_chain = on_chain
         self._since = ""
         self.current = Cycle()
-        """The running cycle with its results so far, or the last one."""
 
     async def cycle(self, symbols: Sequence[str]) -> Cycle:
         """Fetch all of `symbols` at once. An error of a symbol is not raised but recorded."""

@@ -28,7 +28,7 @@ from mdstream.errors import BadRequestError, EndlessAnswerError, UnusableAnswerE
 from mdstream.limits import LONGEST_TOKEN, MOST_EMPTY_PAGES, MOST_PAGES, MOST_STATE_PAGES, MOST_UNUSABLE
 from mdstream.session.rest import Body
 from mdstream.session.retry import backoff
-from mdstream.streams.rest_spec import Chain, Fetch, History
+from mdstream.streams.rest_spec import Chain, Fetch, HistorySpec
 from mdstream.venues.alpaca import parameters
 from mdstream.venues.alpaca.limits import CHAIN_PAGE
 
@@ -151,7 +151,7 @@ def chain_request(chain: Chain, fetch: Fetch, feed: str, underlying: str) -> Pag
 
 
 def history_request(
-    history: History,
+    history: HistorySpec,
     feed: str,
     symbols: Sequence[str],
     span: tuple[int, int],

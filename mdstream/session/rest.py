@@ -47,9 +47,9 @@ from mdstream.venues.alpaca import auth
 from mdstream.venues.alpaca.refusals import (
     THROTTLED,
     TIMED_OUT,
-    Kind,
+    BodyShape,
     Place,
-    Shape,
+    RefusalKind,
     find_rule,
     reason_in,
     shape_of,
@@ -339,7 +339,7 @@ class RestClient:
                 # All requests wait, not only this one: the quota is for the account.
                 self.budget.hold(pause if pause is not None else 1.0)
             return ServerError(message, status, pause, left if left < math.inf else None)
-        if rule.before is Kind.PLAN:
+        if rule.before is RefusalKind.PLAN:
             return PlanError(message, status)
         return (
             CredentialsError(message, status)
@@ -350,7 +350,7 @@ class RestClient:
 
 def _is_data(data: bytes, compression: Compression) -> bool:
     """Return whether the body of a success looks like data."""
-    return shape_of(decompressed_start(data, compression, _START_BYTES)) is Shape.DATA
+    return shape_of(decompressed_start(data, compression, _START_BYTES)) is BodyShape.DATA
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

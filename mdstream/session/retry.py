@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Mapping
 
 from mdstream.venues.alpaca.limits import quota_of
-from mdstream.venues.alpaca.refusals import DOUBT_S, FIRST_DOUBT_S, THROTTLED, Kind, Rule
+from mdstream.venues.alpaca.refusals import DOUBT_S, FIRST_DOUBT_S, THROTTLED, RefusalKind, Rule
 
 FIRST_S = 0.5
 CAP_S = 30.0
@@ -75,9 +75,9 @@ class Doubt:
     def seconds_left(self, rule: Rule, now: float) -> float:
         """Return how long a refusal counts as temporary from `now` on: 0 if it is final."""
         kind = rule.kind(self.has_worked)
-        if kind is Kind.TEMPORARY:
+        if kind is RefusalKind.TEMPORARY:
             return math.inf
-        if kind is not Kind.DOUBTFUL:
+        if kind is not RefusalKind.DOUBTFUL:
             return 0.0
         if self._since is None:
             self._since = now

@@ -1,7 +1,7 @@
 """Distinguish a connected socket that is dead from one that has nothing to send.
 
 There are two kinds of limits. The stream's own limits apply to the socket as a whole, and only in the hours
-in which the data feed is lively: any data shows that the socket works, and the busiest subscribed channel
+in which the data feed is lively. Any data shows that the socket works, and the busiest subscribed channel
 sets the limit. Limits from the user's settings apply at all hours, each to its channel: the session notices
 when quotes stop although trades still arrive.
 
@@ -119,7 +119,7 @@ class Silence:
         self._pace.restart()
         self._seen.clear()
 
-    def broken(self, now: float, subscriptions: Subscriptions) -> str:
+    def find_fault(self, now: float, subscriptions: Subscriptions) -> str:
         """Return why the connection must be replaced; empty if it is in order."""
         limit = self._limits.socket(subscriptions)
         quiet = self._quiet(now)

@@ -285,7 +285,7 @@ class StreamSession:
         """Handle timers: overdue answers, retries, and long silence."""
         while True:
             now = time.monotonic()
-            due = protocol.due()
+            due = protocol.next_tick()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(1.0, max(0.01, due - now)) if due else 1.0):
                     await self._changed.wait()
@@ -296,7 +296,7 @@ class StreamSession:
             self._react(happened + protocol.tick(now) + protocol.change(now))
             if protocol.state is not State.STREAMING or self._held:
                 self._silence.restart()
-            elif reason := self._silence.broken(now, self.subscriptions):
+            elif reason := self._silence.find_fault(now, self.subscriptions):
                 raise NetworkError(reason)
 
     def _react(self, happened: list[Any]) -> None:

@@ -223,9 +223,15 @@ def _settings(owner: type, prefix: str, choices: Callable[[str], Sequence[str]])
 
 
 def _split_annotation(annotation: Any) -> tuple[Any, msgspec.Meta]:
-    """Return the type of an annotation, and its metadata."""
+    """Return the type of an annotation, and its metadata. Another may add a flag (`config.add_flag`)."""
     metas = getattr(annotation, "__metadata__", ())
-    return (annotation.__origin__, metas[0]) if metas else (annotation, msgspec.Meta())
+    if not metas:
+        return annotation, msgspec.Meta()
+    first, *more = metas
+    extra = {key: value for meta in (first, *more) for key, value in (meta.extra or {}).items()}
+    return annotation.__origin__, msgspec.Meta(
+        description=first.description, ge=first.ge, le=first.le, extra=extra
+    )
 
 
 def _default(owner: type, key: str) -> Any:

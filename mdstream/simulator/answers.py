@@ -18,7 +18,7 @@ Answer = Callable[[Query], Any]
 _HISTORY = ("symbols", "start", "end", "limit", "page_token", "sort", "feed", "currency", "asof")
 
 
-def latest(kind: str) -> Answer:
+def answer_latest(kind: str) -> Answer:
     """Return an answer with the latest `kind` (`trades`) of each symbol, or of the one in the path."""
 
     def answer(query: Query) -> Any:
@@ -34,7 +34,7 @@ def latest(kind: str) -> Answer:
     return answer
 
 
-def states(member: str = "", *, paged: bool = False, most: int = 0) -> Answer:
+def answer_states(member: str = "", *, paged: bool = False, most: int = 0) -> Answer:
     """Return an answer with the state of each symbol (in `member`, if given), or of the one in the path.
 
     `paged` answers have a page token, but never a second page. `most` limits the symbols; 0: no limit.
@@ -53,7 +53,7 @@ def states(member: str = "", *, paged: bool = False, most: int = 0) -> Answer:
     return answer
 
 
-def history(kind: str) -> Answer:
+def answer_history(kind: str) -> Answer:
     """Return an answer with a page of `kind` (`trades`, `quotes`, `bars`), sorted by symbol and time."""
 
     def answer(query: Query) -> Any:

@@ -197,7 +197,7 @@ class StreamConnection:
     def _send(self, messages: list[Message]) -> None:
         encoding = self._encoding
         payload = encoding.payload([encoding.message(m) for m in messages])
-        self._transport().write(encoding.frame(payload))
+        self._transport().write(encoding.wrap(payload))
 
     def _error(self, code: int) -> None:
         self._send([{"T": "error", "code": code, "msg": STREAM_TEXTS.get(code, "error")}])

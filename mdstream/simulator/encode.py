@@ -96,7 +96,7 @@ def msgpack_payload(messages: Sequence[bytes]) -> bytes:
 
 
 class Encoding:
-    """One of the two encodings, for messages, payloads and WebSocket frames."""
+    """One of the two encodings, for messages and payloads."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -104,7 +104,7 @@ class Encoding:
         self.message: Callable[[Any], bytes] = to_msgpack if self.binary else to_json
         self.payload = msgpack_payload if self.binary else json_payload
 
-    def frame(self, payload: bytes) -> bytes:
+    def wrap(self, payload: bytes) -> bytes:
         """Return `payload` as a whole WebSocket message from a server: final, and not masked."""
         opcode = b"\x82" if self.binary else b"\x81"
         length = len(payload)

@@ -184,8 +184,8 @@ class BarServer:
             for key in sorted(key for key in (*self._bars, *self._trades) if key[1] < begin):
                 if key not in self._served and (bar := self._message("b", *key)) is not None:
                     self._served.add(key)
-                    yield from self._if_wanted(bar)
-                    yield from self._if_wanted(self._day(bar))
+                    yield from self._filter_wanted(bar)
+                    yield from self._filter_wanted(self._day(bar))
             kept = begin - _REMEMBERED
             self._bars = {key: bar for key, bar in self._bars.items() if key[1] >= kept}
             self._trades = {key: trades for key, trades in self._trades.items() if key[1] >= kept}
@@ -195,9 +195,9 @@ class BarServer:
             amended, self._amended = self._amended, set()
             for key in sorted(amended & self._served):
                 if (bar := self._message("u", *key)) is not None:
-                    yield from self._if_wanted(bar)
+                    yield from self._filter_wanted(bar)
 
-    def _if_wanted(self, bar: Message) -> Iterator[Message]:
+    def _filter_wanted(self, bar: Message) -> Iterator[Message]:
         if bar["S"] in (wanted := self._wanted[bar["T"]]) or "*" in wanted:
             yield bar
 

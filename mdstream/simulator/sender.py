@@ -62,7 +62,7 @@ class Shared:
     """Cache: stream, encoding and subscription → encoded messages."""
 
 
-class Pace:
+class ReplayPace:
     """Measures how long until a past event is due at `speed` times its pace; 0: all are due at once."""
 
     _first: int | None
@@ -139,7 +139,7 @@ class Sender:
 
     async def _past(self, source: MarketSource, subscribed: traffic.Subscription) -> None:
         """Send a range of the past at `speed` times its pace (0: at once), with one slice read ahead."""
-        slices, pace = source.slices(self._market.name, subscribed), Pace(self._settings.speed)
+        slices, pace = source.slices(self._market.name, subscribed), ReplayPace(self._settings.speed)
         pace.begin(source.first)
         coming = asyncio.create_task(asyncio.to_thread(next, slices, None))
         try:
@@ -174,7 +174,7 @@ class Sender:
             for piece in await asyncio.to_thread(lambda: list(self._pieces(messages))):
                 await self._write(piece)
             return
-        pace = Pace(settings.speed)
+        pace = ReplayPace(settings.speed)
         due: list[Message] = []
         for message in messages:
             if pace.ahead_s(message["t"]) > _TICK_S:
@@ -283,7 +283,7 @@ class Sender:
                 if fault.happens():
                     whole = self._encoding.payload([self._encoding.message(_HALVED)])
                     payload = whole[: len(whole) // 2] if garbage is None else garbage
-                    self._transport().write(ENCODINGS["msgpack"].frame(payload))
+                    self._transport().write(ENCODINGS["msgpack"].wrap(payload))
 
     async def _timed_faults(self) -> None:
         """Drop, silence or refuse the client after the seconds that a fault names."""

@@ -40,13 +40,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Simulator:
     """A running simulator; use it as an async context manager. `port` is the real one if 0 was given."""
 
+    # Written when it starts.
+    port: int
+    _runner: web.AppRunner | None
+    # Written by connections.
+    faults: Faults
+    sent: dict[str, Sent]
+
     def __init__(self, settings: SimulatorSettings, source: MarketSource | None = None) -> None:
         self.settings = settings
         self.port = settings.port
         self.faults = Faults(settings.faults)
         self.sent = {name: Sent() for name in settings.streams}
         self._rest = RestService(settings, self.faults, source)
-        self._runner: web.AppRunner | None = None
+        self._runner = None
         self._shared = Shared(settings, self.faults, self.sent, source=source)
 
     @property

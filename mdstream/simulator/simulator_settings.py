@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from mdstream.config import Credentials, Struct, setting
+from mdstream.config import Credentials, Latency, MessagesPerPayload, Rate, Seed, Struct, add_flag, setting
 from mdstream.simulator.markets import MARKETS
 from mdstream.venues.alpaca.limits import AUTH_WITHIN_S
 
 _WITH_TICKS = ", ".join(name for name, market in MARKETS.items() if market.ticks)
-_SHARES = "".join(f" ({name}: {m.share:g} of it)" for name, m in MARKETS.items() if m.share < 1)
 
 
 class SimulatorSettings(Struct, frozen=True):
@@ -24,16 +23,8 @@ class SimulatorSettings(Struct, frozen=True):
     streams: Annotated[
         tuple[str, ...], setting("Streams to serve.", choices=tuple(MARKETS), flag="--streams")
     ] = tuple(MARKETS)
-    seed: Annotated[int, setting("The same seed gives the same market.", flag="--seed")] = 1
-    rate: Annotated[
-        float,
-        setting(
-            f"Messages on each connection{_SHARES}; 0: as fast as the client takes them.",
-            unit="messages/s",
-            ge=0,
-            flag="--rate",
-        ),
-    ] = 1000.0
+    seed: Annotated[Seed, add_flag("--seed")] = 1
+    rate: Annotated[Rate, add_flag("--rate")] = 1000.0
     day_s: Annotated[
         float,
         setting(
@@ -48,12 +39,8 @@ class SimulatorSettings(Struct, frozen=True):
     messages: Annotated[
         int, setting("Messages after which each connection's flow ends; 0: never.", ge=0, flag="--messages")
     ] = 0
-    messages_per_payload: Annotated[
-        int, setting("Messages in each payload.", ge=1, flag="--messages-per-payload")
-    ] = 1
-    latency_ms: Annotated[
-        float, setting("Delay of REST answers and authentication.", unit="ms", ge=0, flag="--latency")
-    ] = 0.0
+    messages_per_payload: Annotated[MessagesPerPayload, add_flag("--messages-per-payload")] = 1
+    latency_ms: Annotated[Latency, add_flag("--latency")] = 0.0
     rate_limit: Annotated[
         int, setting("REST requests of each key.", unit="requests/min", ge=1, flag="--rate-limit")
     ] = 200

@@ -51,7 +51,7 @@ def pieces(
     """Yield `messages` in payloads of `per_payload`, in groups of some 128 kB."""
     piece, parts, size = PayloadGroup(), [], 0
     while batch := list(itertools.islice(messages, per_payload)):
-        part = encoding.frame(encoding.payload([encoding.message(m) for m in batch]))
+        part = encoding.wrap(encoding.payload([encoding.message(m) for m in batch]))
         parts.append(part)
         size += len(part)
         piece.payloads += 1

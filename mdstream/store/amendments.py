@@ -3,18 +3,18 @@
     marks in history (`BarRules.mark`) ──────────┐
     recorded amendments ─► the trades they mean ─┴─► how many of each trade are left out
 
-Of equal trades there are as many as the source with most of them has, and as many are amended as the source
-with most marks of them says. Which trade a recorded cancel or correction means is the rule of
-`streams/amendment_rule.py`, with what only a store knows:
+Sources may have different numbers of equal trades, and of marks on them. The largest number of trades
+counts, and so does the largest number of marks. Which trade a recorded cancel or correction means is the
+rule of `streams/amendment_rule.py`, with what only a store knows:
 
 1. If a trade in its reach is marked, it means the last of these, because history knows which trade it was:
    this is one amendment, not two.
 2. If none is, it means what its own source had received, as the rule says.
-3. If its source has no such trade, for example because its run began later, it means the last valid one in
-   its reach that its source did not receive at all.
+3. If its source has no such trade (its run may have begun later), it means the last valid one in its reach
+   that its source never received.
 
-No two recorded amendments mean the same copy of a trade. Of equal amendments, the source with most of them
-counts for all.
+No two recorded amendments mean the same copy of a trade. Equal amendments count as often as the source with
+most of them has them.
 
 What is asked for changes none of this: the trades of all data feeds and all times decide what an amendment
 means. Only then are as many copies of each trade left out as are amended, from the rows that are wanted.
@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mdstream.store.schema import NS_SUFFIX, ROW, RUN
-from mdstream.store.sources import Part, find_shared_days, is_of_days, list_identity_columns, merge
+from mdstream.store.sources import DatasetPart, find_shared_days, is_of_days, list_identity_columns, merge
 from mdstream.streams.amendment_rule import (
     AFTER_NS,
     BEFORE_NS,
@@ -54,10 +54,10 @@ _RECEIVED, _ROW, _NOW = "_received", "_row", "_now"
 class Trades:
     """The trades that are wanted, and what decides which of them are amended."""
 
-    wanted: Sequence[Part]
-    of_all_feeds: Sequence[Part]
+    wanted: Sequence[DatasetPart]
+    of_all_feeds: Sequence[DatasetPart]
     """Those of the same symbols and times."""
-    of_all_times: Sequence[Part]
+    of_all_times: Sequence[DatasetPart]
     """Those of the same symbols, and of all feeds."""
     span: tuple[int | None, int | None]
     """The wanted times: the first, and the end; ns since 1970."""
@@ -120,12 +120,16 @@ def merge_valid(
     )
 
 
-def _select(parts: Sequence[Part], condition: pl.Expr) -> list[Part]:
+def _select(parts: Sequence[DatasetPart], condition: pl.Expr) -> list[DatasetPart]:
     return [replace(part, rows=part.rows.filter(condition)) for part in parts]
 
 
 def _merge_unmarked(
-    wanted: Sequence[Part], of_all_feeds: Sequence[Part], channel: Channel, rules: BarRules, day: str
+    wanted: Sequence[DatasetPart],
+    of_all_feeds: Sequence[DatasetPart],
+    channel: Channel,
+    rules: BarRules,
+    day: str,
 ) -> pl.LazyFrame:
     """Return merged trades, without as many of each as any source among `of_all_feeds` has marked."""
     import polars as pl
@@ -176,7 +180,7 @@ def _leave_few_out(
     return pl.concat([others, _leave_out(amended, counts, keys, rules)])
 
 
-def _count_marks(parts: Sequence[Part], channel: Channel, rules: BarRules) -> pl.LazyFrame:
+def _count_marks(parts: Sequence[DatasetPart], channel: Channel, rules: BarRules) -> pl.LazyFrame:
     """Return how often the source that marks most copies of a trade has marked it."""
     import polars as pl
 
@@ -211,11 +215,11 @@ def _find_relevant(
 
 
 def _count_taken(
-    parts: Sequence[Part], amendments: pl.DataFrame, channel: Channel, rules: BarRules, day: str
+    parts: Sequence[DatasetPart], amendments: pl.DataFrame, channel: Channel, rules: BarRules, day: str
 ) -> pl.LazyFrame:
     """Return how many copies of each trade recorded amendments mean, besides those that are marked.
 
-    Of all times, only the days are read on which an amendment may have its trade.
+    Only the days on which an amendment may have its trade are read.
     """
     import polars as pl
 

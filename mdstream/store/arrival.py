@@ -3,9 +3,9 @@
 Nothing else keeps it: tables are sorted by symbol and time, their compaction joins files in any order, and
 a scan reads the newest file first. The rule, for everything in the store:
 
-Of two rows, the later one is that with the later receive time. Rows of one payload have the same: of these,
-it is the one with the higher number in the frame of its run (the column `row`). Rows that were recorded
-before tables had this number are in their order within a file, so sorting is stable.
+The row with the later receive time arrived later. Rows of one payload have the same time. Then the row with
+the higher number in the frame of its run (the column `row`) arrived later. Rows that were recorded before
+tables had this number are in their order within a file, so sorting is stable.
 """
 
 from __future__ import annotations

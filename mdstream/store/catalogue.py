@@ -27,11 +27,11 @@ from mdstream.store.objects import storage_options, summarize_error
 from mdstream.store.query import When, matches, parse_time
 from mdstream.store.rejects import scan_kept
 from mdstream.store.schema import NS_SUFFIX, ROW, RUN
-from mdstream.store.sources import Part, list_identity_columns, merge
+from mdstream.store.sources import DatasetPart, list_identity_columns, merge
 from mdstream.streams import STREAMS
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.datasets import datasets, resolve_dataset
-from mdstream.streams.rest_spec import History
+from mdstream.streams.rest_spec import HistorySpec
 from mdstream.streams.spec import REJECTS, Channel, StreamSpec
 from mdstream.system.paths import require_store
 from mdstream.venues.alpaca.timeframes import name_timeframe
@@ -79,10 +79,10 @@ def scan(  # noqa: PLR0913 (each is a flag of `mdstream export`, or how rows are
     them in the column `update`. Recorded cancels and corrections do not set the mark. Both have an effect
     on the trades of all sources, whatever `feed`, `start` and `end` are.
 
-    With `numbered`, rows have the column `row`, the number of a recorded row in the frame of its run; rows
+    With `numbered`, rows have the column `row`, the number of a recorded row in the frame of its run. Rows
     of history, and of versions that did not store it, have null. Sorted by `recv_ts` and `row`, rows are in
-    the order of arrival. Of `bars_1s` and `bars_1m`, all revisions are returned, and so the last one of a
-    symbol and time is known.
+    the order of arrival. All revisions of `bars_1s` and `bars_1m` are returned, so the last one of a symbol
+    and time is known.
 
     `<stream>.rejects` has what could not become a row, of runs and of history, and nothing is merged.
 
@@ -98,15 +98,15 @@ def scan(  # noqa: PLR0913 (each is a flag of `mdstream export`, or how rows are
     or a list of these. A bar counts by its start; one of a day or longer is in none of them, and to ask
     for such a `timeframe` is an error. A market that never closes is always `regular`.
 
-    `tz` is the zone of the times that are returned, and of a `start` and `end` that name none, such as
-    "America/New_York", a zone of `zoneinfo` or a fixed offset of whole hours. A date begins at midnight
-    there.
+    `tz` is the zone of the times that are returned, and of a `start` and `end` that name none. It is a
+    name, such as "America/New_York", a zone of `zoneinfo`, or a fixed offset of whole hours. A date begins
+    at midnight there.
 
     The arguments, and filters on symbols or on the partition's columns, decide which files are read. A
     filter on a time column does not, because times are stored in two columns: use `start` and `end`.
 
     A symbol, feed, timeframe or adjustment that the table does not have, and that was never requested, is
-    an error, and so is a pattern that matches none; with `unknown="empty"` it has no rows.
+    an error. So is a pattern that matches none; with `unknown="empty"` it has no rows.
 
     Raises `UnknownNameError` for such a name and for an unknown dataset, `ConfigError` for another wrong
     argument, `NoStoreError` if there is no such table, and `StoreError` if it cannot be read.
@@ -157,7 +157,7 @@ class _Tables:
 
     store: str
     channel: Channel
-    history: History | None
+    history: HistorySpec | None
     fetched: DeltaTable | None
     recorded: DeltaTable | None
 
@@ -173,7 +173,7 @@ class _Tables:
     def existing(self) -> list[DeltaTable]:
         return [table for table in (self.fetched, self.recorded) if table is not None]
 
-    def read(self, wanted: Wanted, symbols: str | Sequence[str] | None = None) -> list[Part]:
+    def read(self, wanted: Wanted, symbols: str | Sequence[str] | None = None) -> list[DatasetPart]:
         """Return the wanted rows of each table that exists, history first; without symbols, of all."""
         import polars as pl
 
@@ -188,7 +188,7 @@ class _Tables:
         return [replace(part, rows=part.rows.filter(is_wanted)) for part in parts]
 
 
-def _advise(dataset: str, channel: Channel, history: History | None) -> str:
+def _advise(dataset: str, channel: Channel, history: HistorySpec | None) -> str:
     """Return how a store gets rows of a dataset."""
     if channel is REJECTS:
         return "nothing that was fetched or recorded there was rejected"
@@ -216,7 +216,7 @@ def _keep_sessions(
 
 
 def _merge_valid(
-    parts: Sequence[Part], tables: _Tables, wanted: Wanted, symbols: str | Sequence[str] | None
+    parts: Sequence[DatasetPart], tables: _Tables, wanted: Wanted, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
     """Return the rows of these parts, merged, without amended trades.
 
@@ -278,7 +278,7 @@ def scan_fetched(
     return _join_times(_merge_valid(fetched, tables, wanted, symbols)).drop(ROW)
 
 
-def _find_channel(dataset: str) -> tuple[Channel, History | None]:
+def _find_channel(dataset: str) -> tuple[Channel, HistorySpec | None]:
     """Return the channel whose rows a dataset holds, and how its history is fetched, if there is any."""
     stream, _, name = dataset.partition(".")
     spec = STREAMS.get(stream)
@@ -309,7 +309,7 @@ def _scan_rejects(store: str | Path, recorded: DeltaTable | None, wanted: Wanted
 
 
 def _keep_last_revisions(
-    parts: Sequence[Part], channel: Channel, symbols: str | Sequence[str] | None
+    parts: Sequence[DatasetPart], channel: Channel, symbols: str | Sequence[str] | None
 ) -> pl.LazyFrame:
     """Return the last revision of each row. If history and recorded rows have it, history wins."""
     import polars as pl
@@ -324,7 +324,7 @@ def _keep_last_revisions(
     return frame.filter(pl.col("symbols").list.eval(is_wanted).list.any())
 
 
-def _keep_last_updates(parts: Sequence[Part], channel: Channel) -> pl.LazyFrame:
+def _keep_last_updates(parts: Sequence[DatasetPart], channel: Channel) -> pl.LazyFrame:
     """Return bars: those of history, and of the recorded ones that it lacks the last update."""
     rows = [part.rows for part in parts]
     keys = list_identity_columns(channel, rows[0].collect_schema().names())

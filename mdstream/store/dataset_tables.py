@@ -11,8 +11,8 @@ from mdstream.errors import ConfigError, StoreError
 from mdstream.store.objects import summarize_error
 from mdstream.store.query import When, parse_time
 from mdstream.store.schema import NS_SUFFIX, ROW, RUN, find_widened, polars_schema
-from mdstream.store.sources import Part
-from mdstream.streams.rest_spec import History
+from mdstream.store.sources import DatasetPart
+from mdstream.streams.rest_spec import HistorySpec
 from mdstream.streams.spec import STORED_APART, Channel
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
 
 
 def select(
-    table: DeltaTable, channel: Channel, history: History | None, wanted: Wanted, is_recorded: bool
-) -> Part:
+    table: DeltaTable, channel: Channel, history: HistorySpec | None, wanted: Wanted, is_recorded: bool
+) -> DatasetPart:
     """Return the rows of a table that are wanted, with the columns of the dataset, and their sources."""
     import polars as pl
 
@@ -66,7 +66,7 @@ def select(
     sources = list_sources(table, partition_of(rows), is_recorded)
     if feed := wanted.kinds["feed"]:
         sources = sources.filter(pl.col("feed") == feed)
-    return Part(filter_wanted(rows, channel, wanted), sources, is_recorded)
+    return DatasetPart(filter_wanted(rows, channel, wanted), sources, is_recorded)
 
 
 def scan_widened(table: DeltaTable, channel: Channel) -> pl.LazyFrame:
@@ -139,7 +139,7 @@ def list_sources(table: DeltaTable, day: str, is_recorded: bool) -> pl.DataFrame
     return files.select(feed, when, run.cast(pl.String).alias("source"))
 
 
-def _as_history(live: pl.LazyFrame, history: History) -> pl.LazyFrame:
+def _as_history(live: pl.LazyFrame, history: HistorySpec) -> pl.LazyFrame:
     """Return recorded rows with the partition columns of history."""
     import polars as pl
 

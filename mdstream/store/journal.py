@@ -30,7 +30,7 @@ from mdstream.streams.spec import PayloadKind
 PACKED = ".mdj.zst"
 RAW = ".mdj"
 HEAD = struct.Struct("=8sQQQQ")
-"""Of a record: magic, sequence, entries, bytes, offset in the slab at which these began."""
+"""Head of a record: magic, sequence, entries, bytes, offset in the slab at which these began."""
 MAGIC = b"mdjrnl01"
 _SEGMENT = re.compile(r"\d+\.mdj(\.zst)?")
 

@@ -5,7 +5,7 @@ the feed is killed in between, the batch is committed again and may be in the jo
 
 Writing into a file that was removed or cut raises no error. So the writer looks a few times a second
 whether all that it has written is still there (`find_loss`), and before each batch whether its segment was
-cut. The successor of a killed feed looks whether the journal has all that `Progress` says.
+cut. The successor of a killed feed looks whether the journal has all that `JournalProgress` says.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GONE = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 """Errors of a path that leads nowhere; others, such as those of a sick disk, may pass."""
 
 
-class Progress(NamedTuple):
+class JournalProgress(NamedTuple):
     """What a stream's journal must have, for the successor of a killed feed."""
 
     missed: int = 0
@@ -50,7 +50,7 @@ class Progress(NamedTuple):
     """Payloads in the segment that is being written."""
 
 
-_NOTHING = Progress()
+_NOTHING = JournalProgress()
 
 
 class JournalWriter:
@@ -88,7 +88,7 @@ class JournalWriter:
     _place: tuple[int, int] | None
     """Device and inode of the folder when it was last opened; None before."""
 
-    def __init__(self, folder: Path, before: Progress = _NOTHING) -> None:
+    def __init__(self, folder: Path, before: JournalProgress = _NOTHING) -> None:
         self.folder = folder
         self.missed = before.missed
         self._last = self._last_missed = self._size = 0
@@ -104,9 +104,9 @@ class JournalWriter:
         self._compare(before, has_segments=bool(left))
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> JournalProgress:
         """What the journal has by now."""
-        return Progress(
+        return JournalProgress(
             self.missed,
             max(self._last, self._inherited),
             sum(self._payloads.values()) + self._owed,
@@ -130,7 +130,7 @@ class JournalWriter:
             self._size = size
             self._payloads[self._number] = payloads
 
-    def _compare(self, before: Progress, *, has_segments: bool) -> None:
+    def _compare(self, before: JournalProgress, *, has_segments: bool) -> None:
         """Find what the predecessor had written and is gone. Batches that come again are written again."""
         resumed = self._payloads[self._number]
         if self._last < before.sequence:
@@ -306,7 +306,7 @@ class JournalWriter:
         return [] if self._is_there(self._number) else [self._number], self._path
 
     def _is_there(self, number: int) -> bool:
-        """Return whether a segment's path leads to it. Of a finished one, its name is enough."""
+        """Return whether a segment's path leads to it. The name of a finished one is enough."""
         if number != self._number:
             return has_segment(self.folder / f"{number:06d}{RAW}")
         return self._file < 0 or _identify(self._path) == _identify(self._file)

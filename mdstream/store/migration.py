@@ -2,7 +2,7 @@
 
 Up to version 0.2, sizes and volumes of stocks and options were whole numbers (Delta `long`). Now they are
 fractions (`double`) everywhere. Readers convert what they read, so an old table stays readable as it is.
-Before the first row is added to it, its files are written again with the new type, in one commit: the table
+Before the first row is added to it, its files are written again with the new type, in one commit. The table
 has either the old files or the new ones. No row is lost: a size below 2**53 is the same number as a double.
 The old files stay until the table is vacuumed.
 """

@@ -32,7 +32,7 @@ from mdstream.store.nautilus_files import (
     Symbol,
     folder_name,
     has_decimals,
-    replacing,
+    replace_folders,
     write,
     write_instrument,
 )
@@ -151,7 +151,7 @@ def export(
     if taken and not force:
         raise ConfigError(f"{taken[0]} exists; use --force to replace it, and others like it")
     files = written = 0
-    with replacing(catalog) as staged:
+    with replace_folders(catalog) as staged:
         for frame in _split(rows.filter(present), by):
             (name,) = frame["symbol"].unique()
             symbol = symbols[name]

@@ -41,7 +41,7 @@ def write(table: pa.Table, folder: Path) -> None:
 
 
 @contextmanager
-def replacing(catalog: Path) -> Iterator[Path]:
+def replace_folders(catalog: Path) -> Iterator[Path]:
     """Yield an empty folder; at the end, move its folders `data/KIND/NAME` to their places in `catalog`.
 
     What is in such a place stays until all that is new is complete, and remains after an error.

@@ -1,8 +1,8 @@
 """Merge the sources of a dataset: what several of them have is returned as often as one of them has it.
 
 A source is the history of one data feed, or one run that recorded. `Channel.identity` says which rows of
-two sources are the same event. Of each event, the source with most rows of it counts; history comes before
-recorded rows. So equal rows of one source stay as many as they are.
+two sources are the same event. The source with most rows of an event counts; history comes before recorded
+rows. So equal rows of one source stay as many as they are.
 
 Rows that were recorded before tables named the run (0.2.0) cannot be assigned to one. There, each time of
 receipt counts as a source: equal rows of one payload stay, those of different payloads are merged.
@@ -27,7 +27,7 @@ _NUMBER = "_number"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class DatasetPart:
     """History or recorded rows: a table's selected rows, and the sources of each day.
 
     `sources` has the columns `feed`, `day` and `source`, which is null if it is not known, with a row for
@@ -62,7 +62,7 @@ class Merged(NamedTuple):
         return pl.concat([each for each in self if each is not None])
 
 
-def merge(parts: Sequence[Part], channel: Channel, day: str) -> Merged:
+def merge(parts: Sequence[DatasetPart], channel: Channel, day: str) -> Merged:
     """Return the rows of all sources, merged.
 
     `day` is the partition column with the day or year. Columns are those of the first part.
@@ -82,7 +82,7 @@ def merge(parts: Sequence[Part], channel: Channel, day: str) -> Merged:
     return Merged(apart, *_take_most(together, channel, day))
 
 
-def find_shared_days(parts: Sequence[Part], channel: Channel) -> pl.Series | None:
+def find_shared_days(parts: Sequence[DatasetPart], channel: Channel) -> pl.Series | None:
     """Return the days on which sources may have the same rows; None if the day says nothing about that."""
     import polars as pl
 
@@ -105,7 +105,7 @@ def is_of_days(days: pl.Series, day: str) -> pl.Expr:
     return pl.col(day).is_in(values.implode())
 
 
-def _number_source(part: Part) -> pl.Expr:
+def _number_source(part: DatasetPart) -> pl.Expr:
     """Return a number for the source of each row. Sources of two feeds may have the same one."""
     import polars as pl
 

@@ -5,8 +5,8 @@ size. Where it has no price or size, the first three must suffice. Values that a
 trade name that trade.
 
 It means a trade that its source received before it, dated at most a day before it and, because clocks
-differ, at most an hour after it. Of several, it means the last received that no earlier amendment means,
-whatever their times. The amendment that is received first chooses first.
+differ, at most an hour after it. If there are several, it means the last received that no earlier amendment
+means, whatever their times. The amendment that is received first chooses first.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ class BarRules:
     """Which trades update which part of a minute bar, by condition code and tape.
 
     Source: Alpaca's published table (market data FAQ, 2026-09). A trade follows the strictest rule of its
-    conditions. A condition that is not listed has no effect. A letter means one thing on the CTA tapes
-    (A, B) and another on the UTP tapes (C, O), so each condition maps to the tapes on which the rule holds;
-    no tapes means all.
+    conditions. A condition that is not listed has no effect. A letter means one thing on the CTA tapes (A,
+    B) and another on the UTP tapes (C, O). So each condition maps to the tapes on which the rule holds; no
+    tapes means all.
 
     `trades` names the channel of trades. `midpoints` names the channel of quotes whose midpoints set prices
     too, as for crypto; such a bar needs no trade. `corrections` and `cancels` name the channels that amend

@@ -25,8 +25,9 @@ def book_channel(spec: StreamSpec) -> Channel | None:
 
 
 def books_frame_channel() -> Channel:
-    """Return the channel of `<stream>.books`, with one row for each symbol: times, whether the book is
-    complete, and for each side the number of levels, and price and size of the best ones.
+    """Return the channel of `<stream>.books`, which has one row for each symbol. Its columns are the times,
+    whether the book is complete, and for each side the number of levels, and price and size of the best
+    ones.
     """
     columns = [
         Column("symbol", Kind.SYMBOL, "S", required=True, dictionary="symbols"),

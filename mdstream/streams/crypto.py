@@ -13,7 +13,7 @@ from mdstream.streams.column_sets import (
     quote_side,
     snapshot,
 )
-from mdstream.streams.rest_spec import Fetch, History
+from mdstream.streams.rest_spec import Fetch, HistorySpec
 from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
 TRADE = (
@@ -66,9 +66,9 @@ CRYPTO = StreamSpec(
     mute_after_s={"trades": 600.0, "quotes": 60.0, "orderbooks": 60.0, "bars": 180.0},
     always_open=True,
     history=(
-        History("trades", "/v1beta3/crypto/{feed}/trades"),
-        History("quotes", "/v1beta3/crypto/{feed}/quotes"),
-        History("bars", "/v1beta3/crypto/{feed}/bars", bars=True, partition="year"),
+        HistorySpec("trades", "/v1beta3/crypto/{feed}/trades"),
+        HistorySpec("quotes", "/v1beta3/crypto/{feed}/quotes"),
+        HistorySpec("bars", "/v1beta3/crypto/{feed}/bars", bars=True, partition="year"),
     ),
     latest=(last("trade", "trades", TRADE), last("quote", "quotes", QUOTE)),
     bar_rules=BarRules(midpoints="quotes"),

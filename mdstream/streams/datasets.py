@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.streams import STREAMS
-from mdstream.streams.rest_spec import History
+from mdstream.streams.rest_spec import HistorySpec
 
 
 def datasets() -> list[str]:
@@ -29,7 +29,7 @@ def resolve_dataset(name: str) -> str:
     return every[0] if len(every) == 1 else name
 
 
-def history_of(dataset: str) -> History:
+def history_of(dataset: str) -> HistorySpec:
     """Return how a dataset is fetched. Raises `UnknownNameError` if there is no such dataset."""
     stream, _, channel = resolve_dataset(dataset).partition(".")
     if spec := STREAMS.get(stream):

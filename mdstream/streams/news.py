@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mdstream.streams.rest_spec import Fetch, History
+from mdstream.streams.rest_spec import Fetch, HistorySpec
 from mdstream.streams.spec import RECV_TS, Channel, Column, Kind, StreamSpec
 from mdstream.venues.alpaca.limits import NEWS_PAGE
 
@@ -53,7 +53,7 @@ NEWS = StreamSpec(
     mute_after_s={},  # hours without an article are normal
     always_open=True,
     history=(
-        History(
+        HistorySpec(
             "articles",
             "/v1beta1/news",
             rows="snapshots",

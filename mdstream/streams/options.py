@@ -18,7 +18,7 @@ from mdstream.streams.column_sets import (
     quote_side,
     snapshot,
 )
-from mdstream.streams.rest_spec import Chain, Fetch, History
+from mdstream.streams.rest_spec import Chain, Fetch, HistorySpec
 from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Channel, Column, Kind, StreamSpec
 from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
 from mdstream.venues.alpaca.limits import OPTION_SYMBOLS
@@ -154,8 +154,8 @@ OPTIONS = StreamSpec(
     ),
     bar_rules=BarRules(volume_only=dict.fromkeys("tu", ""), excluded=dict.fromkeys("ABCDEFG", "")),
     history=(
-        History("trades", "/v1beta1/options/trades", sparse=True),
-        History("bars", "/v1beta1/options/bars", bars=True, partition="year", sparse=True),
+        HistorySpec("trades", "/v1beta1/options/trades", sparse=True),
+        HistorySpec("bars", "/v1beta1/options/bars", bars=True, partition="year", sparse=True),
     ),
     no_wildcard=("quotes",),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import TS, exchange, last
 from mdstream.streams.crypto import COIN_CHANNELS, QUOTE, TRADE
-from mdstream.streams.rest_spec import Fetch, History
+from mdstream.streams.rest_spec import Fetch, HistorySpec
 from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
 _PRICING = (
@@ -42,9 +42,9 @@ PERPS = StreamSpec(
     always_open=True,
     is_default=False,
     history=(
-        History("trades", "/v1beta1/crypto-perps/{feed}/trades"),
-        History("quotes", "/v1beta1/crypto-perps/{feed}/quotes"),
-        History("bars", "/v1beta1/crypto-perps/{feed}/bars", bars=True, partition="year"),
+        HistorySpec("trades", "/v1beta1/crypto-perps/{feed}/trades"),
+        HistorySpec("quotes", "/v1beta1/crypto-perps/{feed}/quotes"),
+        HistorySpec("bars", "/v1beta1/crypto-perps/{feed}/bars", bars=True, partition="year"),
     ),
     latest=(
         last("trade", "trades", TRADE),

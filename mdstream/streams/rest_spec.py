@@ -53,7 +53,7 @@ class Chain:
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class HistorySpec:
     """How to fetch the history of a channel over REST, by symbol and page, and store it.
 
     `{feed}` in the path stands for the data feed; with `feed_parameter` it is sent as `feed`. Pages have at

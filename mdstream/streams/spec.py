@@ -13,7 +13,7 @@ from enum import Enum, IntEnum
 from functools import cached_property
 
 from mdstream.streams.bar_rules import BAR_INTERVALS, BarRules
-from mdstream.streams.rest_spec import Chain, Fetch, History
+from mdstream.streams.rest_spec import Chain, Fetch, HistorySpec
 
 
 class Kind(Enum):
@@ -103,8 +103,8 @@ class Column:
     `default` if that is given.
 
     A row without an `essential` value says nothing, and is rejected too (`Channel.essentials`). But the
-    column may have nulls: of a snapshot, a part may be absent as a whole, and so may the level of a reset
-    book; tables of earlier versions have rows without such values.
+    column may have nulls: a part of a snapshot may be absent as a whole, and so may the level of a reset
+    book. Tables of earlier versions have rows without such values.
 
     `absent_at_zero` marks the price of a quote side: 0 means that the side is absent. Columns that name it
     in `side_of` are then null too if they are 0 or blank. `values` translates wire values to names.
@@ -167,8 +167,8 @@ class Channel:
     rows. Default: `feed` and all columns but `recv_ts`.
 
     Pages of history may repeat rows. With `numbered_by`, the service gives each event of a feed a number in
-    that column, so that two equal rows with a number are one; rows without a number are all kept. With
-    `one_per`, a feed has one row for each value of these columns, and the first one counts.
+    that column. Two equal rows with a number are one; rows without a number are all kept. With `one_per`, a
+    feed has one row for each value of these columns, and the first one counts.
     """
 
     name: str
@@ -311,7 +311,7 @@ class StreamSpec:
     """The values that `<stream>.latest` has of each symbol."""
     added_by_server: Mapping[str, str] = field(default_factory=dict)
     """Subscription that the server adds by itself → the subscription that it comes with."""
-    history: tuple[History, ...] = ()
+    history: tuple[HistorySpec, ...] = ()
     """Channels whose history can be fetched."""
     chain: Chain | None = None
     """Set if symbols are contracts, which are listed by underlying."""
@@ -378,7 +378,7 @@ class StreamSpec:
         """The kind of bodies with the state of symbols."""
         return PayloadKind.LISTED if self.fetch.listed else PayloadKind.SNAPSHOTS
 
-    def kind_of(self, history: History) -> PayloadKind:
+    def kind_of(self, history: HistorySpec) -> PayloadKind:
         """Return the kind of the pages of a history."""
         return self.state_kind if history.rows == STATE else PayloadKind[history.channel.upper()]
 

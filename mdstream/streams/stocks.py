@@ -16,7 +16,7 @@ from mdstream.streams.column_sets import (
     quote_side,
     snapshot,
 )
-from mdstream.streams.rest_spec import Fetch, History
+from mdstream.streams.rest_spec import Fetch, HistorySpec
 from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
 _TRADE = (
@@ -160,9 +160,9 @@ STOCKS = StreamSpec(
     latest=(last("trade", "trades", _TRADE), last("quote", "quotes", _QUOTE)),
     bar_rules=_BAR_RULES,
     history=(
-        History("trades", "/v2/stocks/trades", feed_parameter=True, mapped=True),
-        History("quotes", "/v2/stocks/quotes", feed_parameter=True, mapped=True),
-        History(
+        HistorySpec("trades", "/v2/stocks/trades", feed_parameter=True, mapped=True),
+        HistorySpec("quotes", "/v2/stocks/quotes", feed_parameter=True, mapped=True),
+        HistorySpec(
             "bars",
             "/v2/stocks/bars",
             feed_parameter=True,

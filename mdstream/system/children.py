@@ -5,8 +5,8 @@
    or that of the user's script. A `queue.py` or `workers.py` there must not break it.
 3. It does not run the user's script again, as `multiprocessing` would.
 
-Start every process inside `starting()`. If `multiprocessing` starts it, use `without_script()` too. Start
-programs of this package as `python("-m", ...)`.
+Start every process inside `protect_start()`. If `multiprocessing` starts it, use `without_script()` too.
+Start programs of this package as `python("-m", ...)`.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ _ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
-def starting() -> Iterator[None]:
+def protect_start() -> Iterator[None]:
     """Protect a process that is started inside, and its children, from the terminal and the current folder.
 
     A signal that is blocked here stays blocked in the child until it calls `ignore_terminal`. In this
     process it is only delayed until the start is done.
     """
-    with _ONE_AT_A_TIME, importing_safely():
+    with _ONE_AT_A_TIME, import_safely():
         # Python starts it with the first child, and unblocks Ctrl-C when it does.
         resource_tracker.ensure_running()
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINAL)
@@ -83,7 +83,7 @@ def without_script() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def importing_safely() -> Iterator[None]:
+def import_safely() -> Iterator[None]:
     """Keep a process that is started inside, and its children, from importing from the current folder."""
     with _ONE_AT_A_TIME:
         changed = {"PYTHONSAFEPATH": "1"}

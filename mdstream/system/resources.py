@@ -55,7 +55,7 @@ def too_many_files() -> ConfigError:
 def check_semaphores() -> None:
     """Raise `SharedMemoryError` if no semaphore can be created, which every pool of processes needs."""
     try:
-        with children.starting():  # the first semaphore starts Python's resource tracker, a child
+        with children.protect_start():  # the first semaphore starts Python's resource tracker, a child
             multiprocessing.get_context("spawn").Lock()
     except OSError as error:
         raise no_semaphores(error) from error

@@ -98,7 +98,7 @@ class FeedState:
     def __getitem__(self, name: str) -> int:
         return self._words[_LIVE[name]]
 
-    def committed(self) -> dict[str, int]:
+    def read_committed(self) -> dict[str, int]:
         """Return the counters as of the last commit, all from the same moment."""
         while True:
             sequence = self["sequence"]
@@ -112,7 +112,7 @@ class FeedState:
 
         At every call, messages received = committed + rejected + in flight.
         """
-        values: dict[str, Any] = self.committed()
+        values: dict[str, Any] = self.read_committed()
         values |= dict(zip(LIVE, self._words[1:COPIES].tolist(), strict=True))
         values |= {name: counts.copy() for name, counts in self.histograms.items()}
         for metric in STREAM:

@@ -9,14 +9,14 @@ from mdstream.text.patterns import find_matching, is_pattern, stem_of
 _MOST_NEAR = 3
 _MOST_LISTED = 8
 _MOST_COMPARED = 20_000
-"""Of more names, only those with the same first letter are compared: a comparison takes microseconds."""
+"""If there are more, only those with the same first letter are compared: one takes microseconds."""
 
 
 def find_nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return the few names of `known` that `name` may stand for, the most likely first.
 
     First come names that differ in case or punctuation alone (`BTCUSD`), then similar ones, then those that
-    begin with it. Of a pattern, names that it matches come first, then those nearest to its stem.
+    begin with it. For a pattern, names that it matches come first, then those nearest to its stem.
     """
     every = list(dict.fromkeys(known))
     if not is_pattern(name):

@@ -90,9 +90,9 @@ def describe_roles(processes: pl.DataFrame) -> list[Values]:
 def describe_machine(run: Attachment, clock: Clock) -> Values:
     """Return memory in use, and rates per second of received bytes and context switches, over time."""
     took = pl.col("ts").to_physical().diff() / SECOND
-    levels, rates = ("memory_used_bytes", "shm_bytes"), ("net_recv_bytes", "switches")
+    gauges, rates = ("memory_used_bytes", "shm_bytes"), ("net_recv_bytes", "switches")
     frame = clock.assign_bins(run.frame("telemetry.machine").with_columns(pl.col(rates).diff() / took))
     if not frame.height:
         return {}
-    means = frame.group_by("bin").agg(pl.col(*levels, *rates).mean())
-    return {name: clock.to_list(means, name) for name in (*levels, *rates)}
+    means = frame.group_by("bin").agg(pl.col(*gauges, *rates).mean())
+    return {name: clock.to_list(means, name) for name in (*gauges, *rates)}

@@ -141,21 +141,21 @@ def _streams(streams: dict[str, dict[str, Any]]) -> list[Field]:
     def stages(name: str) -> list[RenderableType]:
         return [f"{row['stages_ms'][name]['mean']:.2f}" for row in rows]
 
-    def known(name: str, text: str) -> list[RenderableType]:
+    def cells(name: str, text: str) -> list[RenderableType]:
         return [format(row[name], text) if name in row else "-" for row in rows]
 
     return [
         Field("stream", list(streams), justify="left"),
-        Field("messages\nper s", known("messages_per_s", ",.0f")),
+        Field("messages\nper s", cells("messages_per_s", ",.0f")),
         Field("messages\nper batch", [f"{row['messages_per_batch']:,.1f}" for row in rows], 2),
         Field("receive\nms", stages("receive"), 1),
         Field("queue\nms", stages("queue"), 1),
         Field("decode\nms", stages("decode"), 1),
         Field("commit\nms", stages("commit"), 1),
-        Field("feed\nbusy %", known("feed_busy", ".0f"), 2),
-        Field("workers\nbusy %", known("workers_busy", ".0f"), 2),
-        Field("feed ns\nper message", known("feed_ns", ",.0f"), 3),
-        Field("worker ns\nper message", known("worker_ns", ",.0f"), 3),
+        Field("feed\nbusy %", cells("feed_busy", ".0f"), 2),
+        Field("workers\nbusy %", cells("workers_busy", ".0f"), 2),
+        Field("feed ns\nper message", cells("feed_ns", ",.0f"), 3),
+        Field("worker ns\nper message", cells("worker_ns", ",.0f"), 3),
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mdstream.errors import CredentialsError
 from mdstream.venues.alpaca import bodies
-from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
+from mdstream.venues.alpaca.refusals import Place, RefusalKind, Rule, find_rule
 
 
 def raise_if_fatal(message: dict[str, Any]) -> None:
@@ -14,7 +14,7 @@ def raise_if_fatal(message: dict[str, Any]) -> None:
     code = message.get("code")
     if message.get(bodies.TYPE) == bodies.ERROR and type(code) is int:
         rule = find_rule(Place.STREAM, code)
-        if rule is not None and rule.before is Kind.FINAL:
+        if rule is not None and rule.before is RefusalKind.FINAL:
             raise final(rule, code, str(message.get("msg", "")))
 
 

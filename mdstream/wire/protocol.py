@@ -1,7 +1,7 @@
 """One connection to a stream, from the greeting to the flow of data, without any I/O.
 
     bytes from the server ─► receive() ─► events for the caller
-    to_send()  ─► bytes for the server        due() / tick(now) ─► timers
+    to_send()  ─► bytes for the server  next_tick() / tick(now) ─► timers
 
 1. The server greets (`connected`). We authenticate by message if the upgrade's headers had no keys, or if
    the server stays silent for `HEADER_AUTH_WAIT_S`.
@@ -10,7 +10,7 @@
    messages; later also those that a decoder finds among data.
 4. Subscriptions that are refused for now are requested again, at growing intervals.
 
-`_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.Kind`).
+`_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.RefusalKind`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mdstream.config import Credentials
 from mdstream.errors import ServerError
 from mdstream.text.masking import clean
 from mdstream.venues.alpaca import auth, bodies
-from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
+from mdstream.venues.alpaca.refusals import Place, RefusalKind, Rule, find_rule
 from mdstream.wire.codec import Codec
 from mdstream.wire.final import final
 from mdstream.wire.happenings import Happening, Note, Ready, Refused, Waiting
@@ -128,7 +128,7 @@ class StreamProtocol:
         self._outgoing.clear()
         return out
 
-    def due(self) -> float | None:
+    def next_tick(self) -> float | None:
         """Return the latest time for the next call of `tick`; None without a timer."""
         times = [self._auth_at]
         if self._outstanding is not None:
@@ -197,8 +197,8 @@ class StreamProtocol:
 
     def _queue_changes(self) -> None:
         self._queue.clear()
-        self._queue.extend(requests("unsubscribe", self.subscriptions.surplus()))
-        missing = self.subscriptions.missing()
+        self._queue.extend(requests("unsubscribe", self.subscriptions.find_surplus()))
+        missing = self.subscriptions.find_missing()
         self._queue.extend(requests("subscribe", missing, self.subscriptions.comes_first))
 
     def _next_request(self, now: float) -> list[Happening]:
@@ -326,13 +326,13 @@ class StreamProtocol:
             return [Note(f"{text} ({code}) without a request of ours")]
         return self._cut_request(rule.say(code, text), now, rule.before)
 
-    def _cut_request(self, reason: str, now: float, kind: Kind | None = None) -> list[Happening]:
+    def _cut_request(self, reason: str, now: float, kind: RefusalKind | None = None) -> list[Happening]:
         """Cut the outstanding request if that may help; otherwise refuse it."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
-        if kind is Kind.SYMBOL:  # invalid on all channels
+        if kind is RefusalKind.SYMBOL:  # invalid on all channels
             parts = request.symbol_halves()
-        elif kind is Kind.CHANNEL:  # invalid for all symbols
+        elif kind is RefusalKind.CHANNEL:  # invalid for all symbols
             parts = request.channels()
         else:
             parts = request.halves()
@@ -341,9 +341,9 @@ class StreamProtocol:
             self._queue.extendleft(reversed(parts))
         else:
             refused = request.refuse(reason)
-            if kind in (Kind.LIMIT, Kind.CHANNEL):  # the next requests would be refused too
+            if kind in (RefusalKind.LIMIT, RefusalKind.CHANNEL):  # the next requests would be refused too
                 refused += self._drop_same_channel(request, reason)
-        return self._refuse(refused, kind is Kind.LIMIT) + self._next_request(now)
+        return self._refuse(refused, kind is RefusalKind.LIMIT) + self._next_request(now)
 
     def _drop_same_channel(self, refused: Request, reason: str) -> list[Refusal]:
         channel = refused.symbols[0][0]
@@ -365,14 +365,14 @@ class StreamProtocol:
 
 _Answer = Callable[[StreamProtocol, Rule, int, str, float], list[Happening]]
 
-_ANSWERS: dict[Kind, _Answer] = {
-    Kind.SYMBOL: StreamProtocol._reduce,
-    Kind.CHANNEL: StreamProtocol._reduce,
-    Kind.LIMIT: StreamProtocol._reduce,
-    Kind.WILDCARD: StreamProtocol._reduce,
-    Kind.NOT_YET: StreamProtocol._on_unauthenticated,
-    Kind.TWICE: StreamProtocol._on_authenticated_twice,
-    Kind.OCCUPIED: StreamProtocol._retry_authentication,
-    Kind.TEMPORARY: StreamProtocol._reconnect,
-    Kind.FINAL: StreamProtocol._fail_for_good,
+_ANSWERS: dict[RefusalKind, _Answer] = {
+    RefusalKind.SYMBOL: StreamProtocol._reduce,
+    RefusalKind.CHANNEL: StreamProtocol._reduce,
+    RefusalKind.LIMIT: StreamProtocol._reduce,
+    RefusalKind.WILDCARD: StreamProtocol._reduce,
+    RefusalKind.NOT_YET: StreamProtocol._on_unauthenticated,
+    RefusalKind.TWICE: StreamProtocol._on_authenticated_twice,
+    RefusalKind.OCCUPIED: StreamProtocol._retry_authentication,
+    RefusalKind.TEMPORARY: StreamProtocol._reconnect,
+    RefusalKind.FINAL: StreamProtocol._fail_for_good,
 }

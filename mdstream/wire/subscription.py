@@ -181,16 +181,16 @@ class Subscriptions:
             for symbol in symbols
         )
 
-    def missing(self) -> dict[str, frozenset[str]]:
+    def find_missing(self) -> dict[str, frozenset[str]]:
         """Return subscriptions that are wanted, not active, and not refused or requested again now."""
         return self._differences(self.wanted, self.active)
 
-    def surplus(self) -> dict[str, frozenset[str]]:
+    def find_surplus(self) -> dict[str, frozenset[str]]:
         """Return subscriptions that are active and no longer wanted, of channels that were ever wanted."""
         active = {c: s for c, s in self.active.items() if c in self.wanted}
         return self._differences(active, self.wanted)
 
-    def refused_everywhere(self) -> dict[str, str]:
+    def find_refused(self) -> dict[str, str]:
         """Return the symbols that are refused on all their wanted channels, with the last reason.
 
         A symbol still counts as served if one channel refuses it and another serves it.

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import mdstream
 from mdstream.cli.app import app
 from mdstream.cli.backfill_view import describe_progress, show_end
-from mdstream.config import HistoryConfig
+from mdstream.config import BackfillSettings
 from mdstream.history.backfill import Backfill
 from mdstream.history.request import make_request
 from mdstream.history.status import Activity, Status
@@ -32,12 +32,12 @@ FILE = "[backfill]\nconcurrency = 11\nworkers = 1\nbudget_per_minute = 3\n[fetch
 
 
 @pytest.fixture
-def configs(monkeypatch: pytest.MonkeyPatch) -> list[HistoryConfig]:
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[BackfillSettings]:
     """Collect the settings of each backfill instead of running it."""
-    found: list[HistoryConfig] = []
+    found: list[BackfillSettings] = []
     made: Any = Backfill.__init__
 
-    def init(self: Backfill, request: Any, store: Path, config: HistoryConfig, *rest: Any) -> None:
+    def init(self: Backfill, request: Any, store: Path, config: BackfillSettings, *rest: Any) -> None:
         made(self, request, store, config, *rest)
         assert self._budget.share == config.budget_per_minute
         found.append(config)
@@ -66,7 +66,7 @@ def command(store: Path, *flags: str, **environ: str) -> Any:
 
 
 def test_file_yields_to_environment_and_environment_to_flags(
-    configs: list[HistoryConfig], tmp_path: Path
+    configs: list[BackfillSettings], tmp_path: Path
 ) -> None:
     file = tmp_path / "m.toml"
     file.write_text(FILE)
@@ -78,7 +78,7 @@ def test_file_yields_to_environment_and_environment_to_flags(
     assert not config.learns_budget, "a budget from the settings is fixed"
 
 
-def test_without_flags_the_environment_counts(configs: list[HistoryConfig], tmp_path: Path) -> None:
+def test_without_flags_the_environment_counts(configs: list[BackfillSettings], tmp_path: Path) -> None:
     environ = {"MDSTREAM_BACKFILL__WORKERS": "0", "MDSTREAM_FETCH__BUDGET_PER_MINUTE": "70"}
     assert command(tmp_path, **environ).exit_code == 0
     [config] = configs
@@ -87,7 +87,7 @@ def test_without_flags_the_environment_counts(configs: list[HistoryConfig], tmp_
 
 
 def test_the_function_has_the_same_settings_as_the_command(
-    configs: list[HistoryConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    configs: list[BackfillSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
         **CLEAN,

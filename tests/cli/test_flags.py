@@ -77,7 +77,7 @@ def test_symbols_and_feeds_are_settings_of_their_stream() -> None:
 def test_a_backfill_distinguishes_options_from_settings() -> None:
     options, settings = split_options({"priority": "A,B", "feed": "sip", "backfill.workers": "3"})
     assert options == {"priority": "A,B", "feed": "sip"}
-    assert load(environ={}, flags=settings).history.workers == 3
+    assert load(environ={}, flags=settings).backfill_settings.workers == 3
 
 
 def test_a_command_loads_only_what_it_needs() -> None:

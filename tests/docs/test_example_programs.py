@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -66,6 +67,35 @@ def test_a_program_is_short_and_says_what_it_shows_and_how_to_run_it(path: Path)
     assert "It shows" in docstring
     assert "Run it" in docstring
     assert f"python examples/{path.name}" in docstring
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+def test_an_error_of_the_user_is_one_clear_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise mdstream.NoRunError("no engine runs")
+
+    for name in ("attach", "backfill"):
+        monkeypatch.setattr(mdstream, name, fail, raising=False)
+    monkeypatch.setattr(sys, "argv", [str(path), "2026-01-05", "2026-01-06", "bars.parquet", "AAPL"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(path), run_name="__main__")
+    assert caught.value.code == f"{path.stem}: no engine runs"
+
+
+def test_the_option_chain_of_an_unknown_underlying_says_what_to_do(
+    running: mdstream.Engine, tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, find_program("option_chain"), "NOPE"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=HANGING_S,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search("no contracts of 'NOPE' .*; or add it to options.symbols$", done.stderr.strip())
 
 
 def test_there_are_five_and_readers_find_them() -> None:

@@ -40,10 +40,11 @@ BANNED = {
     r"stands? (in|there)|stood (in|there)": "is in, is there",
     r"without a word": "silently, without a close frame",
     r"(shall|whoever|whomever|thereof|whereof)\b": "plain English",
+    r"(?-i:Of)\b(?! course)": "begin with the subject",
 }
 """Pattern → the words to write instead."""
 
-ALLOWED: dict[str, int] = {}
+ALLOWED: dict[str, int] = {"workers/decoding": 1}
 """Folder or package → the number of offenders that are left in it."""
 
 _BANNED = re.compile("|".join(rf"(?:\b(?:{pattern}))" for pattern in BANNED), re.IGNORECASE)
@@ -108,7 +109,7 @@ def _read_texts_of_code(code: str, folder: Path) -> list[tuple[int, str]]:
     return list(read_texts(path))
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda path: path.stem)
 def test_pages_use_the_words_of_the_style_sheet(path: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     if path.name == "CONTRIBUTING.md":

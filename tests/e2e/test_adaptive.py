@@ -54,14 +54,14 @@ def test_a_feed_that_replaces_a_dead_one_begins_with_a_worker_that_ends_with_it(
         state = FeedState(state_path(run.attachment.path, STREAM))
         first = psutil.Process(int(state["pid"]))
         server = first.ppid()
-        until(lambda: state.committed()["batches"] > 5)
+        until(lambda: state.read_committed()["batches"] > 5)
         end(first)
         until(lambda: state["pid"] != first.pid and state["pool_size"] == 1)
         found = until(lambda: [pid for pid, role in roles(run).items() if role == "worker"])
         (worker,) = map(psutil.Process, found)
         assert worker.ppid() == server, "it is forked from what its feed was forked from"
-        batches = state.committed()["batches"]
-        until(lambda: state.committed()["batches"] > batches)
+        batches = state.read_committed()["batches"]
+        until(lambda: state.read_committed()["batches"] > batches)
         until(lambda: worker.pid in run.attachment.frame("telemetry.batches")["worker"].to_list())
         if victim == "feed":
             end(psutil.Process(int(state["pid"])))
@@ -69,8 +69,8 @@ def test_a_feed_that_replaces_a_dead_one_begins_with_a_worker_that_ends_with_it(
         else:
             end(worker)
             until(lambda: state["pool_rebuilds"] == 1)
-        batches = state.committed()["batches"]
-        until(lambda: state.committed()["batches"] > batches)
+        batches = state.read_committed()["batches"]
+        until(lambda: state.read_committed()["batches"] > batches)
     assert run.report is not None
     stream = run.report["streams"][STREAM]
     assert stream["messages"] == stream["committed"]

@@ -130,7 +130,7 @@ def test_the_environment_and_the_path_are_as_before_once_a_process_has_started(
 ) -> None:
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
     path, main = sys.path, sys.modules["__main__"]
-    with children.starting(), children.without_script():
+    with children.protect_start(), children.without_script():
         assert os.environ["PYTHONSAFEPATH"] == "1"
         assert sys.modules["__main__"] is not main
     assert "PYTHONSAFEPATH" not in os.environ
@@ -146,7 +146,7 @@ def test_a_package_that_is_not_installed_is_found_behind_all_else(
     monkeypatch.setattr("multiprocessing.process.ORIGINAL_DIR", root)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", "/mine")
-    with children.starting(), children.without_script():
+    with children.protect_start(), children.without_script():
         assert sys.path == ["/usr/lib/python", root]
         assert os.environ["PYTHONPATH"] == f"/mine{os.pathsep}{root}"
     assert os.environ["PYTHONPATH"] == "/mine"
@@ -161,7 +161,7 @@ def test_all_processes_have_the_same_package_as_the_one_that_starts_them(tmp_pat
         "import multiprocessing, subprocess, sys\n"
         "import mdstream\n"
         "from mdstream.system import children\n"
-        "with children.starting(), children.without_script():\n"
+        "with children.protect_start(), children.without_script():\n"
         f"    subprocess.run(children.python('-c', {show!r}), check=True)\n"
         "    process = multiprocessing.get_context('spawn').Process(target=children.ignore_terminal)\n"
         "    process.start()\n"
@@ -190,4 +190,4 @@ def test_every_start_of_a_process_goes_through_one_module() -> None:
         if path.name != "children.py":
             assert "sys.executable, " not in text.replace("sys.executable, children.python", ""), path
         if any(word in text for word in ("subprocess.Popen(", "ProcessPoolExecutor(", "process.start()")):
-            assert "children.starting()" in text or "children.importing_safely()" in text, path
+            assert "children.protect_start()" in text or "children.import_safely()" in text, path

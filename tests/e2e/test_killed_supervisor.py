@@ -41,7 +41,7 @@ def test_what_was_received_outlives_a_kill_while_workers_lag(tmp_path: Path, vic
         until(lambda: running.attachment.rows("crypto.trades") > 100)
         os.kill(worker, signal.SIGSTOP)
         done = state["sequence"]
-        until(lambda: state["payloads_received"] - state.committed()["payloads_committed"] > 300)
+        until(lambda: state["payloads_received"] - state.read_committed()["payloads_committed"] > 300)
         assert running._host is not None
         host = psutil.Process(running._host._process.pid)
         recorders = set(pids(running, "recorder", ""))
@@ -56,7 +56,7 @@ def test_what_was_received_outlives_a_kill_while_workers_lag(tmp_path: Path, vic
         assert not psutil.pid_exists(feed)
         running.stop()
     ipc_names.reap()  # as the next start does
-    committed = state.committed()
+    committed = state.read_committed()
     assert state["sequence"] > done
     assert state["payloads_received"] == committed["payloads_committed"] > 300
     assert committed["rejected"] == 0

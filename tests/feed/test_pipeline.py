@@ -401,7 +401,7 @@ def test_records_that_were_not_requested_are_rejects(tmp_path: Path, workers: in
             assert [each.refused.keys() for each in found] == [set(), {"A"}, {"C"}, set()]
             symbols = attach(str(r.run)).frame("stocks.snapshots")["symbol"].cast(pl.String).to_list()
             assert symbols == ["A", "B", "A", "B", "D"]
-            counts = r.state.committed()
+            counts = r.state.read_committed()
             assert (counts["fetch_committed"], counts["fetch_rejected"]) == (5, 2)
             assert counts["fetch_payloads_committed"] == 4, "the symbols of a request are no payload"
             kept = [json.loads(line) for line in r.rejects.read_text().splitlines()]
@@ -493,7 +493,7 @@ def test_a_batch_that_kills_or_hangs_two_workers_is_given_up_and_kept(tmp_path: 
             await asyncio.sleep(0.5)
             await r.feed(small)
             await r.drain()
-            assert r.state.committed()["quarantined"] == 1
+            assert r.state.read_committed()["quarantined"] == 1
             assert get_counts(r.state) == {"messages": 31, "committed": 30, "rejected": 1, "in_flight": 0}
 
     uvloop.run(go())
@@ -515,7 +515,7 @@ def test_workers_that_cannot_even_start_stop_the_feed_and_lose_no_batch(
             with pytest.raises(WorkerError, match="die as they start"):
                 await r.drain()
             assert r.state.values()["in_flight"] == 3
-            assert r.state.committed()["quarantined"] == 0
+            assert r.state.read_committed()["quarantined"] == 0
 
     uvloop.run(go())
 
@@ -621,7 +621,7 @@ def test_a_linger_makes_larger_batches(tmp_path: Path) -> None:
                 while drained and get_counts(r.state)["committed"] <= number:
                     await asyncio.sleep(0.001)
             await r.drain()
-            return int(r.state.committed()["batches"])
+            return int(r.state.read_committed()["batches"])
 
     assert uvloop.run(batches(True)) == 100, "each payload is a batch"
     assert uvloop.run(batches(False, linger_ms=10_000)) == 1

@@ -56,7 +56,7 @@ async def run(stream: str, folder: Path, disturb: Disturb | None) -> tuple[dict[
         await r.drain()
         counts = {"messages": COUNT + 1, "committed": COUNT, "rejected": 1, "in_flight": 0}
         assert get_counts(r.state) == counts
-        assert r.state.committed()["quarantined"] == 0
+        assert r.state.read_committed()["quarantined"] == 0
         batches = attach(str(r.run)).frame("telemetry.batches")
         assert batches["sequence"].to_list() == list(range(1, batches.height + 1))
         return fingerprint(r.run, stream), batches["worker"].n_unique()

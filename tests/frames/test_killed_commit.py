@@ -221,7 +221,7 @@ def run_undisturbed(plan: dying.Plan, rest: list[Payload], limits: Limits) -> An
             await rig.feed(rest)
             await rig.drain()
             begun = chunks[-1] - chunks[-2]
-            return *moments[-2:], read_view(run, plan.stream), rig.state.committed(), begun
+            return *moments[-2:], read_view(run, plan.stream), rig.state.read_committed(), begun
 
     return uvloop.run(go())
 
@@ -272,7 +272,7 @@ async def run_successor(work: Work, run: Path) -> dict[str, int]:
     await rig.pipeline.drain()
     await rig.feed(work.rest)
     await rig.drain()
-    return rig.state.committed()
+    return rig.state.read_committed()
 
 
 # -- the tests

@@ -90,7 +90,7 @@ async def fill(store: Path, executor: PageExecutor) -> Backfill:
         request = make_request(
             "stocks.trades", ["AAPL", "MSFT"], "2026-01-05T06:00", "2026-01-05T10:00", now=datetime.now(UTC)
         )
-        work = Backfill(request, store, config.history, executor)
+        work = Backfill(request, store, config.backfill_settings, executor)
         async with asyncio.timeout(100):
             await work.run()
         assert work.status.complete

@@ -703,7 +703,7 @@ def test_a_ledger_of_the_version_before_is_read_and_continued(tmp_path: Path) ->
         found = ledger.shards_of("stocks.trades", "iex", "AAPL")
         assert [each.state for each in found] == ["stored", "empty", "open"]
         assert found[0].rows == 9
-        assert plan.find_work(request, {"AAPL": found}, time.time()) == plan.Work([], [found[1].id])
+        assert plan.find_work(request, {"AAPL": found}, time.time()) == plan.ShardWork([], [found[1].id])
     with Ledger(folder) as ledger:  # again: nothing more to change
         assert [each.state for each in ledger.shards_of("stocks.trades", "iex", "AAPL")] == [
             "stored",

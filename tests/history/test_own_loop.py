@@ -157,7 +157,7 @@ def test_two_threads_that_start_processes_leave_everything_as_it_was(
 
     def start() -> None:
         for _ in range(20):
-            with children.starting(), children.without_script():
+            with children.protect_start(), children.without_script():
                 time.sleep(0.001)
 
     threads = [threading.Thread(target=start) for _ in range(4)]

@@ -121,8 +121,8 @@ def test_a_repair_compares_no_day_that_the_limit_has_cut(tmp_path: Path) -> None
 @pytest.mark.cases("S1")
 def test_data_is_expected_before_the_documented_limit_and_the_one_that_was_found() -> None:
     limit = RecentLimit()
-    assert limit.served_until(NOW) == NOW - RECENT_NS
+    assert limit.last_served(NOW) == NOW - RECENT_NS
     limit.widen(NOW - 20 * MINUTE_NS, NOW)
-    assert limit.served_until(NOW) == limit.until == NOW - 2 * RECENT_NS
+    assert limit.last_served(NOW) == limit.until == NOW - 2 * RECENT_NS
     later = NOW + 2 * DAY_NS
-    assert limit.served_until(later) == limit.until, "the end of what was fetched"
+    assert limit.last_served(later) == limit.until, "the end of what was fetched"

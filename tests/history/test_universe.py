@@ -30,7 +30,7 @@ def sim() -> Iterator[RunningSimulator]:
 
 def resolve(sim: RunningSimulator, dataset: str, *symbols: str, start: str = "2026-01-05") -> list[str]:
     config = from_mapping({"data_url": sim.data_url, "credentials": KEYS})
-    return asyncio.run(resolve_symbols(dataset, symbols, start, config.history))
+    return asyncio.run(resolve_symbols(dataset, symbols, start, config.backfill_settings))
 
 
 def test_a_pattern_is_replaced_by_what_it_matches(sim: RunningSimulator) -> None:
@@ -70,7 +70,9 @@ def test_a_pattern_matches_delisted_assets_if_they_are_asked_for(status: str, ex
 
     with serve(answer) as service:
         config = from_mapping({"data_url": service.url, "credentials": KEYS})
-        found = asyncio.run(resolve_symbols("stocks.trades", "A*", "2026-01-05", config.history, status))
+        found = asyncio.run(
+            resolve_symbols("stocks.trades", "A*", "2026-01-05", config.backfill_settings, status)
+        )
     assert found == expected
 
 
@@ -95,7 +97,9 @@ def test_the_service_is_asked_for_the_underlying_of_a_root(pattern: str) -> None
 
     with serve(answer) as service:
         config = from_mapping({"data_url": service.url, "credentials": KEYS})
-        found = asyncio.run(resolve_symbols("options.bars", [pattern], "2026-01-05", config.history))
+        found = asyncio.run(
+            resolve_symbols("options.bars", [pattern], "2026-01-05", config.backfill_settings)
+        )
     assert found == ["BRKB261218C00500000"]
 
 
@@ -120,7 +124,7 @@ def test_the_log_says_what_an_open_pattern_of_contracts_was_looked_up_as(
     patterns: list[str], found: list[str], said: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serve(list_contracts) as service:
-        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).backfill_settings
         names = asyncio.run(resolve_symbols("options.bars", patterns, "2026-01-05", config))
     assert names == [LISTED[name] for name in found]
     lines = [each.getMessage() for each in caplog.records if "by whole underlying" in each.getMessage()]
@@ -136,7 +140,7 @@ def test_a_pattern_without_a_contract_names_the_underlyings_that_were_asked(
     patterns: list[str], asked: str
 ) -> None:
     with serve(list_contracts) as service:
-        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).backfill_settings
         with pytest.raises(
             ConfigError, match=rf"matches no contract of {asked} .a pattern begins with a whole"
         ):
@@ -159,7 +163,7 @@ def test_malformed_items_of_a_list_are_skipped_and_counted_once(
         return {"option_contracts": records} if path.endswith("contracts") else records
 
     with serve(answer) as service:
-        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).backfill_settings
         found = asyncio.run(resolve_symbols(dataset, ["GOOG2*"], "2026-01-05", config))
     assert found == [name]
     lines = [each.getMessage() for each in caplog.records if "usable symbol" in each.getMessage()]
@@ -175,7 +179,7 @@ def test_malformed_contracts_of_one_spelling_do_not_hide_those_of_the_other() ->
         )
 
     with serve(answer) as service:
-        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).backfill_settings
         found = asyncio.run(resolve_symbols("options.bars", ["BRKB*"], "2026-01-05", config))
     assert found == [LISTED["BRK.B"]]
 
@@ -183,7 +187,7 @@ def test_malformed_contracts_of_one_spelling_do_not_hide_those_of_the_other() ->
 def test_a_list_of_contracts_may_have_names_that_are_none(caplog: pytest.LogCaptureFixture) -> None:
     records = [{"symbol": "GOOG2X"}, {"symbol": LISTED["GOOG"]}]
     with serve(lambda path, query: {"option_contracts": records}) as service:
-        config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+        config = from_mapping({"data_url": service.url, "credentials": KEYS}).backfill_settings
         found = asyncio.run(resolve_symbols("options.bars", ["GOOG2*"], "2026-01-05", config))
     assert found == [LISTED["GOOG"]]
     assert "skipped: 2" in caplog.text, "one of active contracts, one of expired ones"
@@ -213,7 +217,7 @@ def test_a_pattern_that_matches_nothing_is_reported(sim: RunningSimulator) -> No
 def test_a_pattern_without_a_service_to_ask_is_reported() -> None:
     with pytest.raises(ConfigError, match="a pattern that the service has to look up"):
         config = from_mapping({})
-        asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.history))
+        asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.backfill_settings))
 
 
 def test_a_refused_key_is_reported() -> None:
@@ -221,7 +225,7 @@ def test_a_refused_key_is_reported() -> None:
     with simulator("--rate", "1", env=keys) as sim:
         config = from_mapping({"data_url": sim.data_url})
         with pytest.raises(CredentialsError, match="401"):
-            asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.history))
+            asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.backfill_settings))
 
 
 @pytest.mark.parametrize(

@@ -79,13 +79,13 @@ import multiprocessing, os
 from mdstream.pool import ipc_names
 config = multiprocessing.current_process()._config
 before = dict(config)
-with ipc_names.claimed():
+with ipc_names.claim_names():
     assert config["semprefix"].startswith("/mdstream-"), config
     assert "mdstream-ipc-" in config["tempdir"], config
 assert config["semprefix"] == before["semprefix"] == "/mp", config
 assert config.get("tempdir") is None, config
 config["semprefix"] = "/own"
-with ipc_names.claimed():
+with ipc_names.claim_names():
     assert config["semprefix"] == "/own", config
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -127,7 +127,7 @@ assert guessed not in (used, *used.parents), used
 assert guessed.name not in used.name
 found = os.lstat(used)
 assert (found.st_mode & 0o7777, found.st_uid) == (0o700, os.getuid()), found
-with ipc_names.claimed():
+with ipc_names.claim_names():
     assert multiprocessing.current_process()._config["tempdir"] == str(used)
 used.rename(used.with_name("moved"))
 used.symlink_to(trap)

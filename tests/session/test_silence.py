@@ -31,7 +31,7 @@ def stream_for(
         now = start + second
         if second % every == 0:
             watch.last_data = now
-        if watch.broken(now, channels):
+        if watch.find_fault(now, channels):
             replaced.append(now - start)
             watch.restart()
             watch._since = now
@@ -55,38 +55,40 @@ def at(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
 def test_any_data_shows_that_the_socket_is_alive_and_the_most_talkative_channel_decides() -> None:
     watch = Silence(OWN, lambda channel: 0)
     now = make_lively(watch)
-    assert not watch.broken(now + 59, subscribe("trades", "quotes"))
-    assert not watch.broken(now + 61, subscribe("trades"))
-    assert not watch.broken(now + 1e6, subscribe("news"))
-    assert watch.broken(now + 61, subscribe("trades", "quotes")) == "connected but mute for 60 s"
+    assert not watch.find_fault(now + 59, subscribe("trades", "quotes"))
+    assert not watch.find_fault(now + 61, subscribe("trades"))
+    assert not watch.find_fault(now + 1e6, subscribe("news"))
+    assert watch.find_fault(now + 61, subscribe("trades", "quotes")) == "connected but mute for 60 s"
 
 
 def test_a_limit_that_was_asked_for_is_the_channels_own() -> None:
     rows = {"quotes": 0}
     watch = Silence(replace(OWN, by_stream={}, by_user={"quotes": 5.0}), rows.__getitem__)
     start = time.monotonic()
-    assert not watch.broken(start, subscribe("quotes"))
+    assert not watch.find_fault(start, subscribe("quotes"))
     watch.last_data = start + 6  # trades
-    assert watch.broken(start + 6, subscribe("quotes")) == "connected but no quotes for 5 s"
+    assert watch.find_fault(start + 6, subscribe("quotes")) == "connected but no quotes for 5 s"
     rows["quotes"] += 1
-    assert not watch.broken(start + 6, subscribe("quotes"))
-    assert not watch.broken(start + 10, subscribe("quotes"))
-    assert not watch.broken(start + 12, subscribe("trades")), "the channel is not subscribed now"
-    assert not watch.broken(start + 20, subscribe("quotes")), "a new subscription starts the time again"
+    assert not watch.find_fault(start + 6, subscribe("quotes"))
+    assert not watch.find_fault(start + 10, subscribe("quotes"))
+    assert not watch.find_fault(start + 12, subscribe("trades")), "the channel is not subscribed now"
+    assert not watch.find_fault(start + 20, subscribe("quotes")), "a new subscription starts the time again"
     watch.restart()
-    assert not watch.broken(start + 40, subscribe("quotes"))
+    assert not watch.find_fault(start + 40, subscribe("quotes"))
 
 
 def test_what_waits_here_is_not_the_servers_silence() -> None:
     counts: list[int | None] = [3]
     watch = Silence(replace(OWN, by_stream={}, by_user={"quotes": 5.0}), lambda channel: counts[0])
     start = time.monotonic()
-    assert not watch.broken(start, subscribe("quotes"))
+    assert not watch.find_fault(start, subscribe("quotes"))
     counts[0] = None
-    assert not watch.broken(start + 6, subscribe("quotes")), "a hanging worker is not silence of the server"
+    assert not watch.find_fault(start + 6, subscribe("quotes")), (
+        "a hanging worker is not silence of the server"
+    )
     counts[0] = 3
-    assert not watch.broken(start + 7, subscribe("quotes"))
-    assert watch.broken(start + 13, subscribe("quotes"))
+    assert not watch.find_fault(start + 7, subscribe("quotes"))
+    assert watch.find_fault(start + 13, subscribe("quotes"))
 
 
 def test_what_the_user_names_replaces_ours_and_holds_at_all_hours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,8 +97,8 @@ def test_what_the_user_names_replaces_ours_and_holds_at_all_hours(monkeypatch: p
     assert limits.socket(subscribe("trades", "quotes")) == 120.0
     watch = Silence(limits, lambda channel: 0)
     start = time.monotonic()
-    assert not watch.broken(start, subscribe("quotes"))
-    assert watch.broken(start + 501, subscribe("quotes"))
+    assert not watch.find_fault(start, subscribe("quotes"))
+    assert watch.find_fault(start + 501, subscribe("quotes"))
 
 
 @pytest.mark.cases("S9")
@@ -138,7 +140,7 @@ def test_silence_counts_in_the_lively_hours_of_the_data_feed(
     at(monkeypatch, moment)
     watch = Silence(MuteLimits.of(STREAMS["stocks"], {}, feed), lambda channel: 0)
     now = make_lively(watch)
-    assert bool(watch.broken(now + 100, subscribe("quotes"))) is replaced
+    assert bool(watch.find_fault(now + 100, subscribe("quotes"))) is replaced
 
 
 @pytest.mark.cases("S9")
@@ -150,7 +152,7 @@ def test_connections_that_bring_no_data_either_are_replaced_more_and_more_rarely
     assert 60 < replaced[0] <= 62
     assert 5 <= len(replaced) <= 10
     lost = make_lively(watch)
-    assert watch.broken(lost + 61, subscribe("quotes")), "data makes the limit the usual one again"
+    assert watch.find_fault(lost + 61, subscribe("quotes")), "data makes the limit the usual one again"
 
 
 def test_the_silence_of_the_night_does_not_make_the_day_patient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,4 +162,4 @@ def test_the_silence_of_the_night_does_not_make_the_day_patient(monkeypatch: pyt
     assert not stream_for(watch, 10_000, 900, watch._since, subscribe("quotes"))
     at(monkeypatch, "2026-11-20T12:00")
     now = make_lively(watch)
-    assert watch.broken(now + 61, subscribe("quotes"))
+    assert watch.find_fault(now + 61, subscribe("quotes"))

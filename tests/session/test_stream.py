@@ -829,7 +829,7 @@ def test_what_a_lost_connection_still_occupies_is_requested_until_it_is_free() -
                 while not session.ready.is_set():
                     await asyncio.sleep(0.01)
                 assert subscriptions.count == 0
-                assert set(subscriptions.refused_everywhere()) == {"AAPL", "MSFT"}
+                assert set(subscriptions.find_refused()) == {"AAPL", "MSFT"}
                 refused = [event for event in events if event.kind is EventKind.REFUSED]
                 assert all(event.severity is Severity.ERROR for event in refused), "it was served before"
                 assert sum(event.fields["lost"] for event in refused) == 3

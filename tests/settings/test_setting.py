@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mdstream.config import Config, Struct, setting
+from mdstream.config import Config, SimulatorConfig, Struct, setting
 from mdstream.errors import ConfigError
 from mdstream.settings import Setting, describe, describe_settings, fill, load_with_origins
+from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 
 SOURCES = ("file", "environment", "command line")
@@ -114,6 +115,14 @@ def test_a_field_says_all_there_is_to_say() -> None:
     assert (size.least, size.most, size.limits, size.flag) == (2, 9, "2 to 9", "--size")
     assert size.help == "How large. (MB; 2 to 9)"
     assert (names.kind, names.limits, names.help) == ("list", "", "Which.")
+
+
+def test_the_embedded_simulator_and_the_command_have_the_same_limits() -> None:
+    alone = {each.name: each for each in describe(SimulatorSettings)}
+    for each in describe(SimulatorConfig):
+        other = alone[each.name]
+        assert (each.description, each.unit, each.limits) == (other.description, other.unit, other.limits)
+        assert (each.flag, bool(other.flag)) == ("", True), "a run has no such flag"
 
 
 def test_any_group_is_filled_with_the_same_errors() -> None:

@@ -76,7 +76,7 @@ def test_frames_are_whole_websocket_messages(size: int) -> None:
 
     payload = b"x" * size
     reader = StreamReader()
-    reader.feed_data(ENCODINGS["json"].frame(payload))
+    reader.feed_data(ENCODINGS["json"].wrap(payload))
     parser = Frame.parse(reader.read_exact, mask=False)
     with pytest.raises(StopIteration) as done:
         next(parser)

@@ -1,4 +1,4 @@
-"""Of rows with equal times, the one that arrived later counts, however the store keeps them."""
+"""If rows have equal times, the one that arrived later counts, however the store keeps them."""
 
 from __future__ import annotations
 

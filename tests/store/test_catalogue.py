@@ -42,7 +42,7 @@ def record(store: Path, payloads: list[Payload], rejects: Path, stream: str = "s
         async with rig(stream, 0, rejects) as r:
             await r.feed(payloads)
             await r.drain()
-            assert r.state.committed()["rejected"] == 0
+            assert r.state.read_committed()["rejected"] == 0
             mark_ended(r.run)
             await Recorder(r.run, StoreConfig(str(store), workers=0)).run()
 

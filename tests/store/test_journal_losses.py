@@ -17,7 +17,7 @@ from mdstream.feed.journal import FeedJournal
 from mdstream.handoff.slab import Slab
 from mdstream.pool.pool import WorkerPool
 from mdstream.store import journal, journal_writer
-from mdstream.store.journal_writer import JournalWriter, Progress
+from mdstream.store.journal_writer import JournalProgress, JournalWriter
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from tests.store.test_journal import fill_slab, find_holes, read_payloads
 
@@ -139,7 +139,7 @@ def test_a_successor_finds_what_was_lost_while_no_feed_wrote(
     tmp_path: Path, remove: Callable[[Path], None]
 ) -> None:
     folder = tmp_path / "root" / "j"
-    dead = JournalWriter(folder, Progress(missed=1))
+    dead = JournalWriter(folder, JournalProgress(missed=1))
     write(dead, tmp_path, 1, 2)
     remove(folder)
     successor = JournalWriter(folder, dead.progress)
@@ -262,7 +262,7 @@ def test_a_copy_in_the_place_of_the_folder_is_kept(tmp_path: Path) -> None:
 def test_a_resumed_segment_counts_with_the_payloads_of_its_predecessor(tmp_path: Path) -> None:
     folder = tmp_path / "j"
     write(JournalWriter(folder), tmp_path, 1, 2)
-    successor = JournalWriter(folder, Progress(missed=1))
+    successor = JournalWriter(folder, JournalProgress(missed=1))
     write(successor, tmp_path, 3)
     shutil.rmtree(folder)
     assert successor.find_loss()

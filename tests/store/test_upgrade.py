@@ -174,7 +174,7 @@ def test_a_journal_of_0_2_0_becomes_the_same_rows(tmp_path: Path, stream: str) -
         async with rig(stream, 0, tmp_path) as r:
             await r.feed(payloads)
             await r.drain()
-            assert r.state.committed()["rejected"] == 0
+            assert r.state.read_committed()["rejected"] == 0
             run = Attachment(r.run)
             for name in NOTED["journal"]:
                 if name.startswith(f"{stream}."):

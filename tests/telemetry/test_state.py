@@ -13,8 +13,8 @@ def test_a_batch_counts_once_and_all_at_once(tmp_path: Path) -> None:
     state, reader = FeedState.create(path), FeedState(path)
     for sequence in range(1, 6):
         state.commit(sequence, payloads_committed=1, committed=10, rejected=2, trade_rows=sequence * 100)
-        assert reader.committed()["committed"] == sequence * 10
-        assert reader.committed()["trade_rows"] == sequence * 100
+        assert reader.read_committed()["committed"] == sequence * 10
+        assert reader.read_committed()["trade_rows"] == sequence * 100
         assert reader["sequence"] == sequence
 
 
@@ -22,14 +22,14 @@ def test_a_commit_cut_short_has_not_happened(tmp_path: Path) -> None:
     state = FeedState.create(tmp_path / "state")
     state.commit(1, committed=10, payloads_committed=1)
     words = state._words
-    before = state.committed()
+    before = state.read_committed()
     # All stores except the last one, which is the sequence number.
     start = COPIES + 2 % 2 * len(COMMITTED)
     for i in range(len(COMMITTED)):
         words[start + i] = 999
-    assert state.committed() == before
+    assert state.read_committed() == before
     state.commit(2, committed=5, payloads_committed=1)
-    assert state.committed()["committed"] == 15
+    assert state.read_committed()["committed"] == 15
 
 
 def test_received_is_committed_and_rejected_and_in_flight(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_a_session_goes_from_the_greeting_to_the_flow_of_data() -> None:
     assert decode_sent(p) == [{"action": "subscribe", "trades": ["AAPL"], "quotes": ["AAPL", "AMD"]}]
     assert p.receive(ack(trades=["AAPL"], quotes=["AAPL", "AMD"]), 0.2) == [Ready()]
     assert p.state is State.STREAMING
-    assert p.due() is None
+    assert p.next_tick() is None
 
 
 def test_msgpack_goes_both_ways() -> None:
@@ -101,7 +101,7 @@ def test_header_authentication_waits_for_the_server_and_then_falls_back_to_a_mes
     p = make_protocol(headers=True)
     p.receive(CONNECTED, 1.0)
     assert decode_sent(p) == []
-    assert p.due() == 1.0 + HEADER_AUTH_WAIT_S
+    assert p.next_tick() == 1.0 + HEADER_AUTH_WAIT_S
     p.tick(1.0 + HEADER_AUTH_WAIT_S)
     assert decode_sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
 
@@ -138,13 +138,13 @@ def test_406_authenticates_again_on_the_same_socket_with_growing_pauses() -> Non
     [waiting] = p.receive(error(406), 10.0)
     assert isinstance(waiting, Waiting)
     assert decode_sent(p) == []
-    assert p.due() == 10.5
+    assert p.next_tick() == 10.5
     p.tick(10.4)
     assert decode_sent(p) == []
     p.tick(10.5)
     assert decode_sent(p) == [{"action": "auth", "key": "K", "secret": "S"}]
     p.receive(error(406), 10.6)
-    assert p.due() == 11.6
+    assert p.next_tick() == 11.6
     p.tick(11.6)
     p.to_send()
     p.receive(AUTHENTICATED, 11.7)
@@ -158,7 +158,7 @@ def test_406_without_end_gives_the_connection_up() -> None:
     with pytest.raises(ServerError, match="after 5 attempts"):
         for _ in range(10):
             p.receive(error(406), now)
-            now = p.due() or now
+            now = p.next_tick() or now
             p.tick(now)
 
 
@@ -238,17 +238,17 @@ def test_what_was_served_and_is_refused_by_the_next_connection_is_requested_unti
     assert p.subscriptions.count == 0
     now = 10.0
     for pause in (*AGAIN_SOON_S, AGAIN_SOON_S[-1]):
-        assert p.due() == now + pause
+        assert p.next_tick() == now + pause
         now += pause
         assert p.tick(now - 0.1) == []
         assert p.tick(now) == []
         assert answer_all(p, error(code), now) == [], "the same refusal is reported once"
-        assert set(p.subscriptions.refused_everywhere()) == {"A", "B"}
+        assert set(p.subscriptions.find_refused()) == {"A", "B"}
     now += AGAIN_SOON_S[-1]
     p.tick(now)
     assert answer_all(p, ack(trades=["A", "B"], quotes=["A"]), now) == [Ready()]
     assert p.subscriptions.refused == {}
-    assert p.due() is None
+    assert p.next_tick() is None
 
 
 @pytest.mark.cases("S7")
@@ -256,7 +256,7 @@ def test_symbols_beyond_the_plan_are_requested_again_too_since_a_lost_connection
     """The connection of a killed process counts for a while: the first one of the next is too many."""
     p = make_authenticated(trades={"A", "B"})
     answer_all(p, error(405), 0.0)
-    assert p.due() == AGAIN_S[0]
+    assert p.next_tick() == AGAIN_S[0]
     p.tick(AGAIN_S[0])
     assert decode_sent(p) == [{"action": "subscribe", "trades": ["A", "B"]}]
     p.receive(error(405), 3.0)
@@ -264,7 +264,7 @@ def test_symbols_beyond_the_plan_are_requested_again_too_since_a_lost_connection
     p.receive(ack(trades=["A"]), 3.0)
     assert decode_sent(p) == [{"action": "subscribe", "trades": ["B"]}]
     assert p.receive(error(405), 3.0) == [Ready()], "there is news: A is served"
-    assert p.due() == 3.0 + AGAIN_S[0], "there may be room for more soon"
+    assert p.next_tick() == 3.0 + AGAIN_S[0], "there may be room for more soon"
 
 
 def test_what_a_plan_never_allowed_is_not_requested_twice_unless_it_is_about_the_number() -> None:
@@ -273,7 +273,7 @@ def test_what_a_plan_never_allowed_is_not_requested_twice_unless_it_is_about_the
         asked = requests[0]["trades"]
         p.receive(error(400) if "BAD!" in asked else ack(trades=["A"]), 0.0)
     assert p.state is State.STREAMING
-    assert p.due() is None
+    assert p.next_tick() is None
     p = reconnect(p, 5.0)
     assert decode_sent(p) == [{"action": "subscribe", "trades": ["A"]}]
 
@@ -283,7 +283,7 @@ def test_what_was_never_served_is_requested_again_less_and_less_often() -> None:
     answer_all(p, error(405), 0.0)
     now = 0.0
     for pause in (*AGAIN_S, AGAIN_S[-1]):
-        assert p.due() == now + pause
+        assert p.next_tick() == now + pause
         now += pause
         p.tick(now)
         assert answer_all(p, error(405), now) == []
@@ -296,7 +296,7 @@ def test_what_the_user_no_longer_wants_is_not_requested_again() -> None:
     p.subscriptions.forget_refusals("trades", ["A", "B"])
     assert p.tick(AGAIN_S[0]) == []
     assert decode_sent(p) == []
-    assert p.due() is None
+    assert p.next_tick() is None
     assert p.state is State.STREAMING
 
 
@@ -341,7 +341,7 @@ def test_413_refuses_the_star_and_nothing_else() -> None:
 def test_what_no_acknowledgement_shows_within_a_second_is_refused() -> None:
     p = make_authenticated(trades={"A", "B"})
     assert p.receive(ack(trades=["A"]), 1.0) == []
-    assert p.due() == 1.0 + SETTLE_S
+    assert p.next_tick() == 1.0 + SETTLE_S
     assert p.tick(1.0 + SETTLE_S / 2) == []
     refused, ready = p.tick(1.0 + SETTLE_S)
     assert isinstance(refused, Refused)
@@ -386,7 +386,7 @@ def test_what_a_server_left_out_is_asked_for_again_by_the_same_connection() -> N
     p.tick(1.0 + SETTLE_S)
     p.to_send()
     now = 1.0 + SETTLE_S + AGAIN_S[0]
-    assert p.due() == now
+    assert p.next_tick() == now
     p.tick(now)
     assert decode_sent(p) == [{"action": "subscribe", "trades": ["B"]}]
     assert p.receive(ack(trades=["A", "B"]), now) == [Ready()]
@@ -398,7 +398,7 @@ def test_what_a_server_left_out_is_asked_for_again_by_the_next_connection() -> N
     p.tick(1.0 + SETTLE_S)
     p.subscriptions.refused["trades", "C"] = "invalid syntax (400)"
     StreamProtocol(CODECS["json"], KEYS, p.subscriptions, 5.0)
-    assert p.subscriptions.missing() == {"trades": {"A", "B"}}
+    assert p.subscriptions.find_missing() == {"trades": {"A", "B"}}
     assert set(p.subscriptions.refused) == {("trades", "C")}
 
 
@@ -499,7 +499,7 @@ def test_an_answer_that_does_not_come_ends_the_connection(stage: str) -> None:
         p.receive(CONNECTED, 0.0)
     if stage == "subscription":
         p.receive(AUTHENTICATED, 0.0)
-    due = p.due()
+    due = p.next_tick()
     assert due == ANSWER_WAIT_S
     with pytest.raises(ServerError, match="no "):
         p.tick(due)

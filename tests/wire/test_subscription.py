@@ -45,10 +45,10 @@ def test_cutting_a_request_again_and_again_loses_no_symbol(symbols: frozenset[st
 def test_refused_symbols_are_not_asked_for_again() -> None:
     s = Subscriptions(wanted={"trades": {"A", "B"}})
     s.refused["trades", "B"] = "no"
-    assert s.missing() == {"trades": frozenset({"A"})}
+    assert s.find_missing() == {"trades": frozenset({"A"})}
 
 
 def test_a_symbol_counts_as_refused_only_where_no_channel_serves_it() -> None:
     s = Subscriptions(wanted={"trades": {"A", "B"}, "imbalances": {"A", "B"}})
     s.refused = {("imbalances", "A"): "no", ("imbalances", "B"): "no", ("trades", "B"): "bad"}
-    assert s.refused_everywhere() == {"B": "bad"}
+    assert s.find_refused() == {"B": "bad"}

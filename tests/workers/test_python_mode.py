@@ -93,7 +93,7 @@ def test_a_thread_that_loads_the_kernels_runs_machine_code() -> None:
     run = either_way(kernel)
     python_mode.enter()
     run()
-    with python_mode.loading():
+    with python_mode.use_machine_code():
         run()
     run()
     python_mode.leave()

@@ -54,8 +54,14 @@ class _Amended:
 class Bars:
     """The `BarBuilder` of one stream."""
 
-    # Mutable state: `intervals` and their bars; `_amended`, row → value of an amended trade;
-    # `_corrected`, matching values → row of a trade that a correction has changed; `unmatched`, a counter.
+    # Written while partials and amendments are joined. The direct path changes the bars, too.
+    intervals: list[IntervalBars]
+    unmatched: int
+    """Amendments whose trade was not found, and bars that could not be rebuilt."""
+    _amended: dict[int, _Amended]
+    """Row of an amended trade → its new value."""
+    _corrected: dict[tuple[Any, ...], int]
+    """Matching values → row of a trade that a correction has changed."""
 
     def __init__(self, spec: StreamSpec, frames: Mapping[str, FrameColumns], text: TextOf) -> None:
         assert spec.bar_rules is not None
@@ -67,8 +73,8 @@ class Bars:
         self._effects = Effects(spec.bar_rules)
         midpoints = bool(spec.bar_rules.midpoints)
         self.intervals = [IntervalBars(c, frames[c.name], midpoints) for c in spec.built_bars]
-        self._amended: dict[int, _Amended] = {}
-        self._corrected: dict[tuple[Any, ...], int] = {}
+        self._amended = {}
+        self._corrected = {}
         trades = spec.by_name[spec.bar_rules.trades]
         self._matching_columns = list_matching_columns(trades)
         """Columns that match an amendment to its trade, in the order of `kernels.find`."""

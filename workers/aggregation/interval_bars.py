@@ -69,22 +69,33 @@ def _values(view: ColumnView, rows: npt.NDArray[np.int64]) -> list[float]:
 class IntervalBars:
     """Bars of one length."""
 
-    # Mutable state, all changed through the kernels: `_bars` that can still change, in no order,
-    # and `_index` of their slots; `_changed`, the slots of changed bars; `head` (`kernels.bar_table`);
-    # `rows` to be published.
+    # Written by kernels, which the methods and the direct path call. `kernels.bar_table` describes them.
+    head: npt.NDArray[np.int64]
+    """The clock and the counts."""
+    bars: Array
+    """Bars that can still change, in no order."""
+    table: npt.NDArray[np.int32]
+    """A hash table of their slots, by symbol and start."""
+    changed: npt.NDArray[np.int32]
+    """The slots of changed bars."""
+    gaps: npt.NDArray[np.int64]
+    flat_gaps: npt.NDArray[np.int64]
+    """The same memory in one dimension."""
+    rows: Array
+    """Rows to publish."""
 
     def __init__(self, channel: Channel, frame: FrameColumns | None, midpoints: bool) -> None:
         self.channel = channel
         self._frame = frame
         self.interval = BAR_INTERVALS[channel.name]
         self.midpoints = midpoints
-        self.head: npt.NDArray[np.int64] = np.zeros(kernels.HEAD_WORDS, np.int64)
+        self.head = np.zeros(kernels.HEAD_WORDS, np.int64)
         self.head[[kernels.CLOCK, kernels.SEEN]] = kernels.NEVER
         self.head[kernels.GAP_OPEN] = 1  # the time before the stream is unknown
-        self.gaps: npt.NDArray[np.int64] = np.zeros((kernels.GAPS, 2), np.int64)
+        self.gaps = np.zeros((kernels.GAPS, 2), np.int64)
         self.gaps[0] = kernels.NEVER, -kernels.NEVER
         self.flat_gaps = self.gaps.reshape(-1)
-        self.rows: Array = np.zeros(_START, kernels.ROW)
+        self.rows = np.zeros(_START, kernels.ROW)
         self._make_room(np.zeros(0, kernels.BAR), _START)
 
     def join(self, partials: Array, first: int) -> int:
@@ -217,9 +228,9 @@ class IntervalBars:
         self._make_room(kept, 2 * room if 2 * len(kept) > room else room)
 
     def _make_room(self, kept: Array, room: int) -> None:
-        self.bars: Array = np.zeros(room, kernels.BAR)
+        self.bars = np.zeros(room, kernels.BAR)
         self.bars[: len(kept)] = kept
-        self.table: npt.NDArray[np.int32] = np.empty(4 * room, np.int32)
-        self.changed: npt.NDArray[np.int32] = np.empty(room, np.int32)
+        self.table = np.empty(4 * room, np.int32)
+        self.changed = np.empty(room, np.int32)
         self.head[kernels.COUNT] = len(kept)
         _index(self.bars, self.table, self.changed, self.head)

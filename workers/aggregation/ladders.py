@@ -23,7 +23,7 @@ _START_LEVELS = 4096
 
 
 class Ladders:
-    """The `mdstream.frames.ladders.Ladders` of one stream. The direct path changes the arrays, too."""
+    """The `mdstream.frames.ladders.BookLevels` of one stream. The direct path changes the arrays, too."""
 
     # Written here, and by kernels. `kernels.ladder` describes them.
     sides: npt.NDArray[np.int64]

@@ -11,7 +11,7 @@ from mdstream.handoff.ticket import BodyContents
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL, SYMBOL, clean_page_token
 from workers.decoding import learn_json
-from workers.decoding.layouts import Table
+from workers.decoding.layouts import ChannelSlots
 from workers.decoding.matching import Codec, Matched, Matcher
 from workers.decoding.payloads import Payloads
 from workers.decoding.requested import Requested
@@ -21,25 +21,37 @@ _START_KEYS = 1024
 
 
 class BodyMatcher(Matcher):
-    """Matches REST bodies whose records go to one table."""
+    """Matches REST bodies whose records go to one channel."""
 
-    def __init__(self, spec: StreamSpec, table: Table, kind: PayloadKind) -> None:
+    # Written by `match`: arrays that each batch reuses.
+    _at: npt.NDArray[np.int64]
+    """Where the kernel is (`kernels.ops`)."""
+    _tokens: npt.NDArray[np.uint64]
+    """The span of the page token of each payload."""
+    _keys: npt.NDArray[np.uint64]
+    """The spans of the symbols that are keys of bodies."""
+    _key_payload: npt.NDArray[np.int32]
+    """The payload of each."""
+    _key_records: npt.NDArray[np.int64]
+    """The records under each."""
+
+    def __init__(self, spec: StreamSpec, slots: ChannelSlots, kind: PayloadKind) -> None:
         codec = Codec(
             match_bodies.match,
-            partial(learn_json.learn_record, table=table),
+            partial(learn_json.learn_record, slots=slots),
             learn_json.end_of,
             learn_json.is_whole,
             None,
             values_json,
             by_keys=True,
         )
-        super().__init__(spec, {table.channel.name: table}, codec)
+        super().__init__(spec, {slots.channel.name: slots}, codec)
         self._chain = spec.chain
         name = spec.member_of(kind)
-        self._table = table
+        self._slots = slots
         self._names = _pack_names(name, name[:-1], ONE_SYMBOL, NEXT_PAGE_TOKEN)
         self._bare_symbols = kind is PayloadKind.SNAPSHOTS
-        self._tokens: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
+        self._tokens = np.zeros(0, np.uint64)
         self._make_keys(_START_KEYS)
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
@@ -85,17 +97,17 @@ class BodyMatcher(Matcher):
     def _begin(self, payloads: int) -> npt.NDArray[np.int64]:
         at = self._at = np.zeros(ops.AT_BODIES_WIDTH, np.int64)
         at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
-        at[ops.AT_CHANNEL] = self._table.index
-        at[ops.AT_SYMBOLS] = self._table.slots[SYMBOL]
+        at[ops.AT_CHANNEL] = self._slots.index
+        at[ops.AT_SYMBOLS] = self._slots.by_key[SYMBOL]
         at[ops.AT_BARE] = self._bare_symbols
         self._tokens = np.zeros(payloads, np.uint64)
         self._pass_on()
         return at
 
     def _make_keys(self, room: int) -> None:
-        self._keys: npt.NDArray[np.uint64] = np.zeros(room, np.uint64)
-        self._key_payload: npt.NDArray[np.int32] = np.zeros(room, np.int32)
-        self._key_records: npt.NDArray[np.int64] = np.zeros(room, np.int64)
+        self._keys = np.zeros(room, np.uint64)
+        self._key_payload = np.zeros(room, np.int32)
+        self._key_records = np.zeros(room, np.int64)
 
     def _grow(self) -> None:
         super()._grow()

@@ -39,7 +39,7 @@ from workers.decoding.columns import (
 )
 from workers.decoding.lost_books import books_in, books_of
 from workers.decoding.payloads import Payloads, Piece
-from workers.decoding.records import Body, BodyCutter, make_contents, parse_body
+from workers.decoding.records import BodyCutter, ParsedBody, make_contents, parse_body
 from workers.decoding.requested import NOT_REQUESTED, Requested
 from workers.decoding.salvage import MSGPACK_ERRORS, Unreadable, json_messages, keep_bytes, msgpack_messages
 
@@ -114,7 +114,7 @@ class FallbackDecoder:
         kernels decoded.
         """
         out = Decoded(counts=counts)
-        bodies: dict[int, Body] = {}
+        bodies: dict[int, ParsedBody] = {}
         pieces = list(pieces)
         given = [piece for piece in pieces if piece.kind < PayloadKind.MARK]
         requests = {
@@ -172,7 +172,9 @@ class FallbackDecoder:
                     out.lose_levels((piece.payload, index), symbol)
         return len(parsed) - control
 
-    def _split_rest(self, body: Body, piece: Piece, requests: Mapping[int, Requested], out: Decoded) -> int:
+    def _split_rest(
+        self, body: ParsedBody, piece: Piece, requests: Mapping[int, Requested], out: Decoded
+    ) -> int:
         payload = piece.payload
         request = requests.get(payload)
         others = request.find_others(body.symbols) if request is not None else ()

@@ -23,7 +23,7 @@ from workers.decoding import learn_json, learn_msgpack
 from workers.decoding.bodies import BodyMatcher
 from workers.decoding.columns import ColumnMaker, find_empty, find_lacking
 from workers.decoding.kernel_rows import ChannelRows, Fresh
-from workers.decoding.layouts import Table, tables_of
+from workers.decoding.layouts import ChannelSlots, assign_slots
 from workers.decoding.matching import Codec, Matched, Matcher
 from workers.decoding.payloads import Payloads
 from workers.decoding.texts import TextTable
@@ -70,9 +70,9 @@ _KINDS = {
 def has_kernels(spec: StreamSpec, kind: PayloadKind) -> bool:
     """Return whether kernels know payloads of `kind` in this stream."""
     if kind.from_stream:
-        return bool(tables_of(spec.channels))
+        return bool(assign_slots(spec.channels))
     channel = spec.channel_of(kind)
-    return channel is not None and kind is not PayloadKind.LISTED and bool(tables_of([channel]))
+    return channel is not None and kind is not PayloadKind.LISTED and bool(assign_slots([channel]))
 
 
 def _checked_columns(channel: Channel) -> int:
@@ -84,54 +84,64 @@ def _checked_columns(channel: Channel) -> int:
 class KernelDecoder:
     """Kernels for one kind of payload of one stream."""
 
-    # The mutable state: the known layouts and texts.
+    # Written while batches are decoded: both learn from the messages.
+    _matcher: Matcher
+    """The known layouts."""
+    _texts: TextTable
+    """The codes of the known texts."""
+    # Written by `_make_room`: arrays that each channel reuses.
+    _scratch: npt.NDArray[np.uint8]
+    _leftover: npt.NDArray[np.int64]
+    _numbers: npt.NDArray[np.int64]
+    _room: int
+    """Rows that these have room for."""
 
     def __init__(self, spec: StreamSpec, known: Known, kind: PayloadKind) -> None:
         self._known = known
         parse: Callable[[bytes], Any] = orjson.loads
         if kind.from_stream:
             codec = CODECS[kind]
-            self._tables = tables_of(spec.channels)
-            self._matcher = Matcher(spec, self._tables, codec)
+            self._channels = assign_slots(spec.channels)
+            self._matcher = Matcher(spec, self._channels, codec)
             self._kernels = codec.values
             if kind is PayloadKind.MSGPACK:
                 parse = partial(msgpack.unpackb, strict_map_key=False)
         else:
             channel = spec.channel_of(kind)
             assert channel is not None, "has_kernels says so"
-            self._tables = tables_of([channel])
-            [table] = self._tables.values()
-            self._matcher = BodyMatcher(spec, table, kind)
+            self._channels = assign_slots([channel])
+            [slots] = self._channels.values()
+            self._matcher = BodyMatcher(spec, slots, kind)
             self._kernels = values_json
         self._maker = ColumnMaker()
         self._parse = parse
         self._texts = TextTable(parse)
-        self.plans = [self._plan(table) for table in self._tables.values()]
-        self._checked = [_checked_columns(table.channel) for table in self._tables.values()]
-        self._shapes = [Shape(table.channel) for table in self._tables.values()]
+        self.plans = [self._plan(slots) for slots in self._channels.values()]
+        self._checked = [_checked_columns(slots.channel) for slots in self._channels.values()]
+        self._shapes = [Shape(slots.channel) for slots in self._channels.values()]
         self._make_room(0)
 
-    def _plan(self, table: Table) -> npt.NDArray[np.int64]:
+    def _plan(self, slots: ChannelSlots) -> npt.NDArray[np.int64]:
         """Return the plan of each column of a channel (`kernels.columns`)."""
-        columns = table.channel.columns
+        columns = slots.channel.columns
         names = [column.name for column in columns]
         plan = np.zeros((len(columns), plans.PLAN_WIDTH), np.int64)
         for index, column in enumerate(columns):
             kind, option = _KINDS[column.kind], int(column.default or column.absent_at_zero)
             if not column.key:
                 kind = plans.RECEIVED
-            elif table.sides and column.key == "side":
+            elif slots.sides and column.key == "side":
                 kind = plans.GIVEN
             elif column.kind in CODED:
                 option = self._texts.owner(column)
             side = names.index(column.side_of) if column.side_of else -1
-            plan[index] = kind, table.base + index, option, side
+            plan[index] = kind, slots.base + index, option, side
         return plan
 
     @property
-    def tables(self) -> list[Table]:
+    def channel_slots(self) -> list[ChannelSlots]:
         """The channels, by number."""
-        return list(self._tables.values())
+        return list(self._channels.values())
 
     @property
     def known_layouts(self) -> int:
@@ -155,9 +165,9 @@ class KernelDecoder:
     def _make_room(self, rows: int) -> None:
         """Make arrays for leftover values of columns, valid until the next channel."""
         most = max(map(len, self.plans), default=0)
-        self._scratch: npt.NDArray[np.uint8] = np.empty(plans.SCRATCH_ARRAYS * most * rows, np.uint8)
-        self._leftover: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
-        self._numbers: npt.NDArray[np.int64] = np.empty(most * rows, np.int64)
+        self._scratch = np.empty(plans.SCRATCH_ARRAYS * most * rows, np.uint8)
+        self._leftover = np.empty(most * rows, np.int64)
+        self._numbers = np.empty(most * rows, np.int64)
         self._room = rows
 
     def decode(
@@ -173,56 +183,56 @@ class KernelDecoder:
             found = self._matcher.match(payloads, verdicts)
             bad: set[int] = set()
             parts = {}
-            for name, table in self._tables.items():
-                if rows := int(found.rows[table.index]):
-                    parts[name] = self._part(payloads, table, rows, area, bad)
+            for name, slots in self._channels.items():
+                if rows := int(found.rows[slots.index]):
+                    parts[name] = self._part(payloads, slots, rows, area, bad)
             if not bad:
                 return found, parts
             verdicts[list(bad)] = ops.FELL_BACK
             area.used = used
 
     def _part(
-        self, payloads: Payloads, table: Table, rows: int, area: ResultArea, bad: set[int]
+        self, payloads: Payloads, slots: ChannelSlots, rows: int, area: ResultArea, bad: set[int]
     ) -> ChannelRows:
         """Return the columns of one channel, in `area` if there is room.
 
         Payloads with a row that does not fit are added to `bad`.
         """
-        matcher, columns = self._matcher, len(table.channel.columns)
-        shape = self._shapes[table.index]
+        matcher, columns = self._matcher, len(slots.channel.columns)
+        shape = self._shapes[slots.index]
         made = area.make(shape, rows)
         if made is None:
             area = ResultArea(memoryview(bytearray(shape.layout(rows).size)))
             made = area.make(shape, rows)
             assert made is not None
-        payload = matcher.row_payload[table.index, :rows]
-        part = ChannelRows(made, [], payload, matcher.row_message[table.index, :rows])
-        plan = self.plans[table.index].copy()
+        payload = matcher.row_payload[slots.index, :rows]
+        part = ChannelRows(made, [], payload, matcher.row_message[slots.index, :rows])
+        plan = self.plans[slots.index].copy()
         counts = np.zeros((columns, plans.COUNTS_WIDTH), np.int64)
         if rows > self._room:
             self._make_room(2 * rows)
-        if table.sides:
-            self._book_sides(table, matcher.spans[table.base : table.base + columns, :rows], part)
-        while self._convert(payloads, table, plan, part, counts):
+        if slots.sides:
+            self._book_sides(slots, matcher.spans[slots.base : slots.base + columns, :rows], part)
+        while self._convert(payloads, slots, plan, part, counts):
             pass
         for index, (left, fresh, missing, _) in enumerate(counts.tolist()):
-            if left or fresh or (missing and table.channel.columns[index].required):
-                leftover = self._leftovers(payloads, table, index, part, plan, counts)
+            if left or fresh or (missing and slots.channel.columns[index].required):
+                leftover = self._leftovers(payloads, slots, index, part, plan, counts)
                 bad.update(payload[leftover].tolist())
             elif not missing:
                 made.complete(index)
-        if made.nulls & self._checked[table.index]:
-            for _, lacking in find_lacking(table.channel, lambda index: made[index].mask):
+        if made.nulls & self._checked[slots.index]:
+            for _, lacking in find_lacking(slots.channel, lambda index: made[index].mask):
                 bad.update(payload[lacking].tolist())
-            bad.update(payload[find_empty(table.channel, lambda index: made[index].mask)].tolist())
+            bad.update(payload[find_empty(slots.channel, lambda index: made[index].mask)].tolist())
         return part
 
     def _leftovers(
-        self, payloads: Payloads, table: Table, index: int, part: ChannelRows, plan: Any, counts: Any
+        self, payloads: Payloads, slots: ChannelSlots, index: int, part: ChannelRows, plan: Any, counts: Any
     ) -> list[int]:
         """Handle the kernel's leftover values of one column; return the rows that do not fit."""
         left, fresh, missing, _ = counts[index].tolist()
-        column, data = table.channel.columns[index], part.columns[index]
+        column, data = slots.channel.columns[index], part.columns[index]
         rows = len(data.values)
         at = index * rows
         valid = data.mask
@@ -231,7 +241,7 @@ class KernelDecoder:
             valid = self._scratch[below : below + rows].view(np.bool_)
         leftover: list[int] = self._leftover[at : at + left].tolist()
         if leftover and column.kind not in CODED:  # coded texts too long for the kernel's table
-            spans = self._matcher.spans[table.base + index]
+            spans = self._matcher.spans[slots.base + index]
             leftover = self._fix(payloads, column, spans, data, valid, leftover)
             side = int(plan[index, plans.SIDE])
             if side >= 0 and counts[side, plans.ZEROS]:
@@ -246,7 +256,9 @@ class KernelDecoder:
             part.columns.complete(index)
         return leftover
 
-    def _convert(self, payloads: Payloads, table: Table, plan: Any, part: ChannelRows, counts: Any) -> bool:
+    def _convert(
+        self, payloads: Payloads, slots: ChannelSlots, plan: Any, part: ChannelRows, counts: Any
+    ) -> bool:
         """Run the kernel once; return whether it must run again because it learned something."""
         matcher, texts, made, rows = self._matcher, self._texts, part.columns, part.columns.rows
         self._kernels.convert(
@@ -277,8 +289,8 @@ class KernelDecoder:
         for index, left in enumerate(counts[:, plans.LEFTOVER].tolist()):
             if not left or plan[index, plans.KIND] == plans.GIVEN:
                 continue
-            column, at = table.channel.columns[index], index * rows
-            spans = matcher.spans[table.base + index, :rows]
+            column, at = slots.channel.columns[index], index * rows
+            spans = matcher.spans[slots.base + index, :rows]
             if column.kind in CODED:
                 again |= self._learn_texts(payloads, column, spans[self._leftover[at : at + left]])
             elif column.absent_at_zero:
@@ -357,11 +369,11 @@ class KernelDecoder:
         valid[row] = data.mask is None
         return True
 
-    def _book_sides(self, table: Table, spans: Any, part: ChannelRows) -> None:
+    def _book_sides(self, slots: ChannelSlots, spans: Any, part: ChannelRows) -> None:
         """Write the codes of a book's sides, which have no text in payloads; note sides without a code."""
-        index = next(i for i, c in enumerate(table.channel.columns) if c.key == "side")
-        names = list((table.channel.levels or {}).values())
-        known = self._known(table.channel.columns[index].dictionary)
+        index = next(i for i, c in enumerate(slots.channel.columns) if c.key == "side")
+        names = list((slots.channel.levels or {}).values())
+        known = self._known(slots.channel.columns[index].dictionary)
         unknown = np.zeros(spans.shape[1], np.bool_)
         for number, name in enumerate(names, 1):
             rows = spans[index] == number

@@ -41,13 +41,13 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ChannelSlots:
     """Slots for the spans of a channel's columns: `base` + index of the column."""
 
     channel: Channel
     index: int
     base: int
-    slots: dict[str, int]
+    by_key: dict[str, int]
     """Key on the wire → slot."""
 
     @property
@@ -55,8 +55,8 @@ class Table:
         """Return the keys of a book's sides, in the order of their rows."""
         return tuple(self.channel.levels or ())
 
-    def wanted(self) -> dict[str, Kind]:
-        """Return the keys of a message that columns need, without those of a book's levels."""
+    def kinds_by_key(self) -> dict[str, Kind]:
+        """Return key of a message → type, for what columns need without a book's levels."""
         of_levels = LEVEL_KEYS if self.sides else frozenset[str]()
         return {c.key: c.kind for c in self.channel.columns if c.key and c.key not in of_levels}
 
@@ -65,18 +65,18 @@ class Table:
         return frozenset(c.key.partition(".")[0] for c in self.channel.columns if "." in c.key)
 
 
-def tables_of(channels: Iterable[Channel]) -> dict[str, Table]:
-    """Return channel → its table, for those of `channels` whose columns all have a fixed size."""
-    tables: dict[str, Table] = {}
+def assign_slots(channels: Iterable[Channel]) -> dict[str, ChannelSlots]:
+    """Return channel → its slots, for those of `channels` whose columns all have a fixed size."""
+    found: dict[str, ChannelSlots] = {}
     base = 0
     for channel in channels:
         columns = channel.columns
         if any(c.kind in VARIABLE for c in columns):
             continue
-        slots = {c.key: base + i for i, c in enumerate(columns) if c.key}
-        tables[channel.name] = Table(channel, len(tables), base, slots)
+        by_key = {c.key: base + i for i, c in enumerate(columns) if c.key}
+        found[channel.name] = ChannelSlots(channel, len(found), base, by_key)
         base += len(columns)
-    return tables
+    return found
 
 
 class Shortcut(NamedTuple):
@@ -110,28 +110,42 @@ class ArrayUse(NamedTuple):
 class Layouts:
     """The layouts of one codec of one stream, as the arrays that kernels read."""
 
-    # The mutable state: the arrays, and how much of each is in use.
+    # Written by `add`, `item` and `go_back`: the arrays, and how much of each is in use.
+    words: npt.NDArray[np.uint64]
+    """Literals, in 8-byte words."""
+    steps: npt.NDArray[np.int64]
+    layouts: npt.NDArray[np.int64]
+    items: npt.NDArray[np.int64]
+    """Forms of levels of a book."""
+    entries: npt.NDArray[np.int64]
+    """Entries of shortcuts."""
+    known: int
+    """Known layouts."""
+    _steps: int
+    _words: int
+    _items: int
+    _entries: int
 
-    def __init__(self, spec: StreamSpec, tables: dict[str, Table]) -> None:
+    def __init__(self, spec: StreamSpec, channels: dict[str, ChannelSlots]) -> None:
         self._by_type = {
-            wire_type: tables[channel.name]
+            wire_type: channels[channel.name]
             for wire_type, channel in spec.by_type.items()
-            if channel.name in tables
+            if channel.name in channels
         }
-        self.words: npt.NDArray[np.uint64] = np.zeros(_MOST_WORDS, np.uint64)
-        self.steps: npt.NDArray[np.int64] = np.zeros((_MOST_STEPS, ops.STEP_WIDTH), np.int64)
-        self.layouts: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, ops.LAYOUT_WIDTH), np.int64)
-        self.items: npt.NDArray[np.int64] = np.zeros((_MOST_LAYOUTS, 3, 4), np.int64)
-        self.entries: npt.NDArray[np.int64] = np.zeros(_MOST_ENTRIES, np.int64)
+        self.words = np.zeros(_MOST_WORDS, np.uint64)
+        self.steps = np.zeros((_MOST_STEPS, ops.STEP_WIDTH), np.int64)
+        self.layouts = np.zeros((_MOST_LAYOUTS, ops.LAYOUT_WIDTH), np.int64)
+        self.items = np.zeros((_MOST_LAYOUTS, 3, 4), np.int64)
+        self.entries = np.zeros(_MOST_ENTRIES, np.int64)
         self.known = 0
         self._steps = self._words = self._items = self._entries = 0
 
-    def table(self, wire_type: str) -> Table:
-        """Return the table of a message type. Raises `UnlearnableError` if kernels have none."""
-        table = self._by_type.get(wire_type)
-        if table is None:
+    def slots_of(self, wire_type: str) -> ChannelSlots:
+        """Return the slots of a message type. Raises `UnlearnableError` if kernels have none."""
+        slots = self._by_type.get(wire_type)
+        if slots is None:
             raise UnlearnableError(f"kernels know no messages of type {wire_type!r}")
-        return table
+        return slots
 
     @property
     def is_crowded(self) -> bool:
@@ -156,7 +170,7 @@ class Layouts:
         """Drop what was added since `mark`."""
         self.known, self._steps, self._words, self._items, self._entries = mark
 
-    def add(self, table: Table, steps: list[Step], shortcut: ShortcutMaker | None = None) -> None:
+    def add(self, slots: ChannelSlots, steps: list[Step], shortcut: ShortcutMaker | None = None) -> None:
         """Add a layout; its last step is the end of the message."""
         if self.known == _MOST_LAYOUTS or len(steps) > MOST_MEMBERS:
             raise UnlearnableError("no room for another layout")
@@ -164,8 +178,8 @@ class Layouts:
         literal, _, _, _ = steps[-1]
         gaps = [
             (b"", ops.MISSING, slot, 0)
-            for key, slot in table.slots.items()
-            if slot not in taken and not (table.sides and key in LEVEL_KEYS)
+            for key, slot in slots.by_key.items()
+            if slot not in taken and not (slots.sides and key in LEVEL_KEYS)
         ]
         # Missing columns are before the end, because only the end decides that a message fits.
         steps = [*steps[:-1], *gaps, (literal, ops.END, -1, 0)]
@@ -174,7 +188,7 @@ class Layouts:
         self.layouts[self.known] = -1
         self.layouts[self.known, : ops.START + 1] = (
             self._steps * ops.STEP_WIDTH,
-            table.index,
+            slots.index,
             min(8, len(steps[0][0])),
         )
         for literal, action, slot, argument in steps:
@@ -220,17 +234,17 @@ class Form:
     opening: int
     """Bytes of a list that belong to the literal before it."""
     value: Callable[[bytes, Member, Kind | None], tuple[int, int, int]]
-    """Return, for a value of a column's kind (None: of no column), the number of its bytes that belong to
-    the literal before it, the action that finds its end, and the action's argument.
+    """Return three facts about a value of a column's kind (None: of no column): the number of its bytes
+    that belong to the literal before it, the action that finds its end, and its argument.
     """
-    level: Callable[[Table, list[bytes]], list[tuple[bytes, int, int]]]
+    level: Callable[[ChannelSlots, list[bytes]], list[tuple[bytes, int, int]]]
     """Return the form of a book's levels, for `Layouts.item`, from the first level in its lists."""
     shortcut: ShortcutMaker | None = None
 
 
 def lay_out(
     layouts: Layouts,
-    table: Table,
+    slots: ChannelSlots,
     data: bytes,
     members: list[Member],
     form: Form,
@@ -243,31 +257,31 @@ def lay_out(
     *members, last = members
     if len(members) > MOST_MEMBERS:
         raise UnlearnableError("too many keys")
-    kinds = {key: kind for key, kind in table.wanted().items() if key not in given}
-    sides = [m for m in members if m.key in table.sides]
-    if [m.key for m in sides] != list(table.sides):
+    kinds = {key: kind for key, kind in slots.kinds_by_key().items() if key not in given}
+    sides = [m for m in members if m.key in slots.sides]
+    if [m.key for m in sides] != list(slots.sides):
         raise UnlearnableError("the sides of the book are in another order")
-    item = layouts.item(form.level(table, [data[m.start : m.end] for m in sides])) if sides else 0
+    item = layouts.item(form.level(slots, [data[m.start : m.end] for m in sides])) if sides else 0
     steps: list[Step] = []
     cursor = 0
     for member in members:
-        slot = table.slots[member.key] if member.key in kinds else -1
+        slot = slots.by_key[member.key] if member.key in kinds else -1
         if member.key == TYPE and TYPE not in given:  # all messages of a layout have one type
             if slot >= 0:
                 size = member.end - member.start
                 steps.append((data[cursor : member.start], ops.HERE, slot, size))
                 cursor = member.start
             continue
-        if member.key in table.sides:
-            inside, action, slot = form.opening, ops.LEVELS, table.slots["side"]
-            argument = item << 8 | table.sides.index(member.key) + 1
+        if member.key in slots.sides:
+            inside, action, slot = form.opening, ops.LEVELS, slots.by_key["side"]
+            argument = item << 8 | slots.sides.index(member.key) + 1
         else:
             inside, action, argument = form.value(data, member, kinds.get(member.key))
         steps.append((data[cursor : member.start + inside], action, slot, argument))
         cursor = member.end
     if sides:
         steps.append((b"", ops.SOME, -1, 0))
-    layouts.add(table, [*steps, (data[cursor : last.end], ops.END, -1, 0)], form.shortcut)
+    layouts.add(slots, [*steps, (data[cursor : last.end], ops.END, -1, 0)], form.shortcut)
 
 
 def type_of(members: Iterable[Member]) -> Member:

@@ -12,7 +12,7 @@ import orjson
 from mdstream.errors import UnlearnableError
 from mdstream.streams.spec import Kind
 from mdstream.venues.alpaca.bodies import SYMBOL, TYPE
-from workers.decoding.layouts import Form, Layouts, Member, Table, lay_out, type_of
+from workers.decoding.layouts import ChannelSlots, Form, Layouts, Member, lay_out, type_of
 from workers.decoding.shortcuts import shortcut
 from workers.kernels import ops
 
@@ -80,19 +80,19 @@ def learn_message(layouts: Layouts, data: bytes) -> None:
     kind = type_of(members)
     if kind.first != ord('"'):
         raise UnlearnableError("the message has no type")
-    table = layouts.table(data[kind.start + 1 : kind.end - 1].decode(errors="replace"))
-    lay_out(layouts, table, data, members, _FORM)
+    slots = layouts.slots_of(data[kind.start + 1 : kind.end - 1].decode(errors="replace"))
+    lay_out(layouts, slots, data, members, _FORM)
 
 
-def learn_record(layouts: Layouts, data: bytes, table: Table) -> None:
+def learn_record(layouts: Layouts, data: bytes, slots: ChannelSlots) -> None:
     """Learn the layout of the REST record that `data` begins with; the body names its symbol.
 
     Raises `UnlearnableError`.
     """
     if data[:1] != b"{":
         raise UnlearnableError("not an object")
-    members = list(members_of(data, 0, table.heads()))
-    lay_out(layouts, table, data, members, _FORM, frozenset({SYMBOL, TYPE}))
+    members = list(members_of(data, 0, slots.heads()))
+    lay_out(layouts, slots, data, members, _FORM, frozenset({SYMBOL, TYPE}))
 
 
 def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, int]:
@@ -114,7 +114,7 @@ def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, in
     return 0, ops.SAME_BARE if kind is Kind.FLOAT else ops.BARE, data[member.end]
 
 
-def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
+def _level(slots: ChannelSlots, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
     opened = [text[_past(_SPACE, text, 1) :] for text in lists]
     some = next((text for text in opened if text[:1] == b"{"), None)
     if some is None or any(text[:1] != b"[" for text in lists):
@@ -126,7 +126,7 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
     for member in members:
         if not (member.first == ord("-") or chr(member.first).isdigit()):
             raise UnlearnableError("a level without a number")
-        parts.append((some[cursor : member.start], table.slots[member.key], some[member.end]))
+        parts.append((some[cursor : member.start], slots.by_key[member.key], some[member.end]))
         cursor = member.end
     return [*parts, (some[cursor : last.end], -1, 0)]
 

@@ -9,7 +9,7 @@ import msgpack
 
 from mdstream.errors import UnlearnableError
 from mdstream.streams.spec import Kind
-from workers.decoding.layouts import Form, Layouts, Member, Table, lay_out, type_of
+from workers.decoding.layouts import ChannelSlots, Form, Layouts, Member, lay_out, type_of
 from workers.kernels import ops
 
 _ERRORS = (ValueError, TypeError, msgpack.UnpackException)
@@ -22,8 +22,8 @@ def learn_message(layouts: Layouts, data: bytes) -> None:
     kind = type_of(members)
     if not 0xA0 <= kind.first < 0xC0:
         raise UnlearnableError("the message has no type")
-    table = layouts.table(data[kind.start + 1 : kind.end].decode(errors="replace"))
-    lay_out(layouts, table, data, members, _FORM)
+    slots = layouts.slots_of(data[kind.start + 1 : kind.end].decode(errors="replace"))
+    lay_out(layouts, slots, data, members, _FORM)
 
 
 def members_of(data: bytes) -> Iterator[Member]:
@@ -49,7 +49,7 @@ def _value(data: bytes, member: Member, kind: Kind | None) -> tuple[int, int, in
     return 0, ops.SKIP_VALUE if kind is None else ops.VALUE, 0
 
 
-def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
+def _level(slots: ChannelSlots, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
     for text in lists:
         unpacker = msgpack.Unpacker(strict_map_key=False, max_buffer_size=max(1, len(text)))
         unpacker.feed(text)
@@ -66,7 +66,7 @@ def _level(table: Table, lists: list[bytes]) -> list[tuple[bytes, int, int]]:
             raise UnlearnableError("unexpected form of a level")
         parts, cursor = [], 0
         for member in members:
-            parts.append((some[cursor : member.start], table.slots[member.key], 0))
+            parts.append((some[cursor : member.start], slots.by_key[member.key], 0))
             cursor = member.end
         return [*parts, (b"", -1, 0)]
     raise UnlearnableError("no level to learn from")

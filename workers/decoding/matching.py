@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mdstream.errors import UnlearnableError
 from mdstream.handoff.ticket import BodyContents
 from mdstream.streams.spec import StreamSpec
-from workers.decoding.layouts import Layouts, Table
+from workers.decoding.layouts import ChannelSlots, Layouts
 from workers.decoding.payloads import Payloads
 from workers.kernels import keys, ops
 
@@ -58,7 +58,7 @@ class Matched:
     """The result of a match. Arrays are views that are valid until the next match."""
 
     rows: npt.NDArray[np.int64]
-    """Rows of each table."""
+    """Rows of each channel."""
     messages: npt.NDArray[np.uint32]
     """Messages of each payload that became rows of a kernel."""
     skipped: list[SkippedMessage] = field(default_factory=list)
@@ -69,27 +69,41 @@ class Matched:
 class Matcher:
     """Matches batches of one stream and codec."""
 
-    # The mutable state: the layouts, the bytes between two messages, arrays that each batch reuses.
+    # Written by `match`.
+    _layouts: Layouts
+    _by_keys: tuple[Any, ...]
+    """The entries of shortcuts, and the window of located keys; empty without shortcuts."""
+    _more: tuple[Any, ...]
+    """Further arrays of the kernel; subclasses set them."""
+    # Written by `_make_room`: arrays that each batch reuses.
+    spans: npt.NDArray[np.uint64]
+    """A row for each slot, a column for each message."""
+    row_payload: npt.NDArray[np.int32]
+    """The payload of each row of each channel."""
+    row_message: npt.NDArray[np.int32]
+    """Its message in the payload."""
+    _arrays: dict[str, npt.NDArray[Any]]
+    """All arrays that the kernel uses, flat, by name."""
 
-    def __init__(self, spec: StreamSpec, tables: dict[str, Table], codec: Codec) -> None:
+    def __init__(self, spec: StreamSpec, channels: dict[str, ChannelSlots], codec: Codec) -> None:
         self._codec = codec
-        self._tables = tables
-        self._layouts = Layouts(spec, tables)
-        self._by_keys: tuple[Any, ...] = ()
+        self._channels = channels
+        self._layouts = Layouts(spec, channels)
+        self._by_keys = ()
         if codec.by_keys:
             window = np.zeros(keys.WIDTH, np.int64)
             window[keys.GAP] = 1
             self._by_keys = self._layouts.entries, window
-        self._more: tuple[Any, ...] = ()
+        self._more = ()
         self._make_room(_START_ROWS)
 
     def _make_room(self, rows: int) -> None:
-        slots = sum(len(t.channel.columns) for t in self._tables.values())
-        self.spans: npt.NDArray[np.uint64] = np.empty((slots, rows), np.uint64)
-        self.row_payload: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
-        self.row_message: npt.NDArray[np.int32] = np.empty((len(self._tables), rows), np.int32)
+        slots = sum(len(t.channel.columns) for t in self._channels.values())
+        self.spans = np.empty((slots, rows), np.uint64)
+        self.row_payload = np.empty((len(self._channels), rows), np.int32)
+        self.row_message = np.empty((len(self._channels), rows), np.int32)
         layouts, (_, window) = self._layouts, self._by_keys or (None, np.zeros(0, np.int64))
-        self._arrays: dict[str, npt.NDArray[Any]] = {
+        self._arrays = {
             "words": layouts.words,
             "steps": layouts.steps.reshape(-1),
             "items": layouts.items.reshape(-1),
@@ -111,7 +125,7 @@ class Matcher:
 
     def match(self, payloads: Payloads, verdicts: npt.NDArray[np.uint8]) -> Matched:
         """Match the payloads whose verdict is `GOOD`; those that cannot be followed fall back."""
-        rows = np.zeros(len(self._tables), np.int64)
+        rows = np.zeros(len(self._channels), np.int64)
         before = np.zeros_like(rows)
         found = Matched(rows, np.zeros(len(payloads), np.uint32))
         at = self._begin(len(payloads))

@@ -29,7 +29,7 @@ Path = tuple[str | int, ...]
 """The names of members and the indices of items that lead to a value; empty for the whole body."""
 
 
-class Body(NamedTuple):
+class ParsedBody(NamedTuple):
     """A REST body's records, each with its symbol (empty if records name their own) and its path."""
 
     channel: Channel
@@ -43,7 +43,7 @@ class Body(NamedTuple):
     """The body as it was written again, if names were repeated; paths lead into it."""
 
 
-def parse_body(piece: Piece, spec: StreamSpec) -> Body:
+def parse_body(piece: Piece, spec: StreamSpec) -> ParsedBody:
     """Parse and split a REST body. Raises `UnfitError` if it cannot be used."""
     member = spec.member_of(piece.kind)
     try:
@@ -60,7 +60,7 @@ def parse_body(piece: Piece, spec: StreamSpec) -> Body:
     return split_body(orjson.loads(joined), spec, piece.kind)._replace(joined=joined)
 
 
-def split_body(body: Any, spec: StreamSpec, kind: PayloadKind) -> Body:
+def split_body(body: Any, spec: StreamSpec, kind: PayloadKind) -> ParsedBody:
     """Split a REST body. Raises `UnfitError` if it is not a body of `kind`."""
     if type(body) is not dict:
         raise UnfitError(f"expected an object, got {type_name(body)}")
@@ -73,8 +73,8 @@ def split_body(body: Any, spec: StreamSpec, kind: PayloadKind) -> Body:
             raise UnfitError(f"{name}: missing")
         records = list_of(body.get(name), name)
         paths: list[Path] = [(name, index) for index in range(len(records))]
-        return Body(channel, records, [""] * len(records), paths, page_token)
-    made = Body(channel, [], [], [], page_token)
+        return ParsedBody(channel, records, [""] * len(records), paths, page_token)
+    made = ParsedBody(channel, [], [], [], page_token)
     for symbol, path, value in _values(body, name, kind):
         for at, record in _records(value, path):
             if type(record) is dict:
@@ -124,7 +124,7 @@ def _page_token(body: Message) -> str:
         raise UnfitError(str(error)) from error
 
 
-def make_contents(body: Body, rejects: Sequence[Reject], empty: Collection[int] = ()) -> BodyContents:
+def make_contents(body: ParsedBody, rejects: Sequence[Reject], empty: Collection[int] = ()) -> BodyContents:
     """Return the contents of a body. The records in `rejects` have no rows, unless only a part is there;
     neither have the `empty` ones.
     """

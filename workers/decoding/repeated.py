@@ -16,7 +16,7 @@ from typing import Any
 
 from mdstream.errors import UnfitError
 from mdstream.venues.alpaca.bodies import NEXT_PAGE_TOKEN, ONE_SYMBOL
-from workers.decoding.salvage import TEXT, Member, list_members, parse_json, split_json, trim
+from workers.decoding.salvage import TEXT, MemberBytes, list_members, parse_json, split_json, trim
 
 _KEYS = re.compile(TEXT + rb'"[ \t\r\n]*+(:?)', re.DOTALL)
 
@@ -48,7 +48,7 @@ def join_repeated(data: bytes, member: str) -> bytes:
         if len({each.value for each in members if each.name == name}) > 1:
             raise UnfitError(f"{name}: the body has several")
     has_one_symbol = any(each.name == ONE_SYMBOL for each in members)
-    joined: list[Member] = []
+    joined: list[MemberBytes] = []
     for same in _group(members):
         holds_records = same[0].name in (member, member[:-1])
         if holds_records and not has_one_symbol and (symbols := _list_symbols(same)) is not None:
@@ -61,15 +61,15 @@ def join_repeated(data: bytes, member: str) -> bytes:
     return _write(joined) + data[end:]
 
 
-def _group(members: Iterable[Member]) -> list[list[Member]]:
+def _group(members: Iterable[MemberBytes]) -> list[list[MemberBytes]]:
     """Return the members of each name together."""
-    groups: dict[str, list[Member]] = {}
+    groups: dict[str, list[MemberBytes]] = {}
     for member in members:
         groups.setdefault(member.name, []).append(member)
     return list(groups.values())
 
 
-def _list_symbols(same: Sequence[Member]) -> list[Member] | None:
+def _list_symbols(same: Sequence[MemberBytes]) -> list[MemberBytes] | None:
     """Return the members of all these objects; None if one of them is not an object."""
     objects = [list_members(each.value) for each in same if each.value != b"null"]
     if None in objects or not objects:
@@ -77,7 +77,7 @@ def _list_symbols(same: Sequence[Member]) -> list[Member] | None:
     return [member for found in objects if found is not None for member in found[0]]
 
 
-def _join(same: Sequence[Member]) -> Member:
+def _join(same: Sequence[MemberBytes]) -> MemberBytes:
     """Return one member with the records of all; what is empty has none."""
     if len(same) == 1:
         return same[0]
@@ -90,6 +90,6 @@ def _join(same: Sequence[Member]) -> Member:
     return same[0]._replace(value=value)
 
 
-def _write(members: Iterable[Member]) -> bytes:
+def _write(members: Iterable[MemberBytes]) -> bytes:
     texts = (each.key + b":" + each.value if each.key else each.value for each in members)
     return b"{" + b",".join(texts) + b"}"

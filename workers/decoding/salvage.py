@@ -62,7 +62,7 @@ class Items(NamedTuple):
     end: int
 
 
-class Member(NamedTuple):
+class MemberBytes(NamedTuple):
     """A member of an object: its name, and the bytes of its name and value.
 
     What is neither a name nor a value has no key, and is its own value.
@@ -252,7 +252,7 @@ def _members(data: bytes) -> tuple[dict[str, bytes], int] | None:
     return None if found is None else ({each.name: each.value for each in found[0]}, found[1])
 
 
-def list_members(data: bytes) -> tuple[list[Member], int] | None:
+def list_members(data: bytes) -> tuple[list[MemberBytes], int] | None:
     """Return the members of an object, and the offset after it; None if it is not one, or does not end."""
     if not data.startswith(b"{"):
         return None
@@ -264,9 +264,9 @@ def list_members(data: bytes) -> tuple[list[Member], int] | None:
         found = _KEY.match(item)
         key = parse_json(found[1]) if found else None
         if found is None or type(key) is not str:
-            members.append(Member(item.decode(errors="replace"), b"", item))
+            members.append(MemberBytes(item.decode(errors="replace"), b"", item))
         else:
-            members.append(Member(key, found[1], item[found.end() :].strip(_SPACE)))
+            members.append(MemberBytes(key, found[1], item[found.end() :].strip(_SPACE)))
     return members, end
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from mdstream.simulator.answers import history, latest, states
+from mdstream.simulator.answers import answer_history, answer_latest, answer_states
 from mdstream.simulator.encode import Time
 from mdstream.simulator.generator import Generator, Maker, Message
 from mdstream.simulator.markets.declaration import Market, Route
@@ -143,12 +143,12 @@ CRYPTO = Market(
             route
             for kind in ("trades", "quotes", "bars")
             for route in (
-                Route(f"{_PREFIX}/latest/{kind}", latest(kind)),
-                Route(f"{_PREFIX}/{kind}", history(kind)),
+                Route(f"{_PREFIX}/latest/{kind}", answer_latest(kind)),
+                Route(f"{_PREFIX}/{kind}", answer_history(kind)),
             )
         ),
-        Route(f"{_PREFIX}/latest/orderbooks", latest("orderbooks")),
-        Route(f"{_PREFIX}/snapshots", states("snapshots"), states("snapshots")),
+        Route(f"{_PREFIX}/latest/orderbooks", answer_latest("orderbooks")),
+        Route(f"{_PREFIX}/snapshots", answer_states("snapshots"), answer_states("snapshots")),
     ),
     state_members={"trades": "latestTrade", "quotes": "latestQuote"},
     is_open=True,

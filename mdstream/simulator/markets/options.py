@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from mdstream.simulator.answers import history, latest, states
+from mdstream.simulator.answers import answer_history, answer_latest, answer_states
 from mdstream.simulator.encode import Time
 from mdstream.simulator.generator import Generator, Maker, Message, base_price
 from mdstream.simulator.markets.declaration import Market, Route
@@ -193,14 +193,14 @@ OPTIONS = Market(
     past=OptionPast,
     symbol_form=re.compile(r"([A-Z]{1,5}[0-9]?|[A-Z]{1,6})\d{6}[CP]\d{8}"),
     routes=(
-        Route(f"{_PREFIX}/trades/latest", latest("trades")),
-        Route(f"{_PREFIX}/quotes/latest", latest("quotes")),
-        Route(f"{_PREFIX}/trades", history("trades")),
-        Route(f"{_PREFIX}/bars", history("bars")),
+        Route(f"{_PREFIX}/trades/latest", answer_latest("trades")),
+        Route(f"{_PREFIX}/quotes/latest", answer_latest("quotes")),
+        Route(f"{_PREFIX}/trades", answer_history("trades")),
+        Route(f"{_PREFIX}/bars", answer_history("bars")),
         Route(
             f"{_PREFIX}/snapshots",
-            states("snapshots", paged=True, most=OPTION_SYMBOLS),
-            states("snapshots", paged=True, most=OPTION_SYMBOLS),
+            answer_states("snapshots", paged=True, most=OPTION_SYMBOLS),
+            answer_states("snapshots", paged=True, most=OPTION_SYMBOLS),
         ),
         Route(f"{_PREFIX}/snapshots/{{underlying}}", _answer_chain, _answer_chain),
         Route(CONTRACTS_PATH, _answer_contracts),

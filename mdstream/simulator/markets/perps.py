@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from mdstream.simulator.answers import history, latest, states
+from mdstream.simulator.answers import answer_history, answer_latest, answer_states
 from mdstream.simulator.encode import Time
 from mdstream.simulator.generator import MINUTE, Maker, Message
 from mdstream.simulator.markets.crypto import CoinMessages, CoinPast
@@ -70,10 +70,10 @@ PERPS = Market(
     past=PerpPast,
     symbol_form=re.compile(r"[A-Z0-9]{2,12}(-PERP|\.P)"),  # BTC-PERP, BTCUSDT.P: both are documented
     routes=(
-        *(Route(f"{_PREFIX}/latest/{kind}", latest(kind)) for kind in ("trades", "quotes", "bars")),
-        *(Route(f"{_PREFIX}/{kind}", history(kind)) for kind in ("trades", "quotes", "bars")),
-        Route(f"{_PREFIX}/latest/orderbooks", latest("orderbooks")),
-        Route(f"{_PREFIX}/latest/pricing", states("pricing"), states("pricing")),
+        *(Route(f"{_PREFIX}/latest/{kind}", answer_latest(kind)) for kind in ("trades", "quotes", "bars")),
+        *(Route(f"{_PREFIX}/{kind}", answer_history(kind)) for kind in ("trades", "quotes", "bars")),
+        Route(f"{_PREFIX}/latest/orderbooks", answer_latest("orderbooks")),
+        Route(f"{_PREFIX}/latest/pricing", answer_states("pricing"), answer_states("pricing")),
     ),
     state_members={"pricing": ""},
     is_open=True,

@@ -6,7 +6,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from mdstream.simulator.answers import history, latest, states
+from mdstream.simulator.answers import answer_history, answer_latest, answer_states
 from mdstream.simulator.encode import Time
 from mdstream.simulator.generator import Generator, Maker, Message
 from mdstream.simulator.markets.declaration import Market, Route, Ticks
@@ -180,14 +180,14 @@ STOCKS = Market(
             route
             for kind in ("trades", "quotes", "bars")
             for route in (
-                Route(f"{_PREFIX}/{kind}/latest", latest(kind)),
-                Route(f"{_PREFIX}/{{symbol}}/{kind}/latest", latest(kind)),
-                Route(f"{_PREFIX}/{kind}", history(kind)),
-                Route(f"{_PREFIX}/{{symbol}}/{kind}", history(kind)),
+                Route(f"{_PREFIX}/{kind}/latest", answer_latest(kind)),
+                Route(f"{_PREFIX}/{{symbol}}/{kind}/latest", answer_latest(kind)),
+                Route(f"{_PREFIX}/{kind}", answer_history(kind)),
+                Route(f"{_PREFIX}/{{symbol}}/{kind}", answer_history(kind)),
             )
         ),
-        Route(f"{_PREFIX}/snapshots", states(), states()),
-        Route(f"{_PREFIX}/{{symbol}}/snapshot", states(), states()),
+        Route(f"{_PREFIX}/snapshots", answer_states(), answer_states()),
+        Route(f"{_PREFIX}/{{symbol}}/snapshot", answer_states(), answer_states()),
     ),
     state_members={"trades": "latestTrade", "quotes": "latestQuote"},
     asset_class="us_equity",

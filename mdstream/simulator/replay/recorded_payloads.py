@@ -61,7 +61,7 @@ class RecordedPayloads:
     def _entries(self, stream: str) -> Iterator[tuple[int, RecordedPayload]]:
         for entry in read_entries(self._run / stream, partial(self._report_hole, stream)):
             if (encoding := _ENCODINGS.get(entry.kind)) is not None:
-                yield entry.recv_ns, RecordedPayload(encoding.frame(entry.payload))
+                yield entry.recv_ns, RecordedPayload(encoding.wrap(entry.payload))
 
     def _report_hole(self, stream: str, hole: Hole) -> None:
         """Log a hole, once however often the journal is read."""

@@ -6,7 +6,7 @@ user. A success is a subscribed connection, or a REST answer with data: the key 
 
 A key, plan or address that has worked is rarely wrong a moment later: front ends of the service fail, and
 its databases of accounts too. So a refusal that would be final counts as temporary for a while after a
-success (`Kind.DOUBTFUL`).
+success (`RefusalKind.DOUBTFUL`).
 
 Sources: Alpaca's documentation of the stream (2026-08), its Go client (411), older documents (408), its
 REST specification (2026-06), users' reports of 403, 404 and HTML after hours of service.
@@ -41,7 +41,7 @@ class Place(Enum):
     REST = "REST answer"
 
 
-class Shape(Enum):
+class BodyShape(Enum):
     """Shapes of a REST body."""
 
     DATA = "JSON"
@@ -54,7 +54,7 @@ class Shape(Enum):
     """Anything else, also nothing at all."""
 
 
-class Kind(Enum):
+class RefusalKind(Enum):
     """What a refusal means."""
 
     TEMPORARY = "temporary"
@@ -70,7 +70,7 @@ class Kind(Enum):
     PLAN = "plan: never"
     """The plan does not include this data."""
 
-    # Of the stream's answers to a request. The connection stays.
+    # Meanings of the stream's answers to a request. The connection stays.
     SYMBOL = "symbol"
     """A symbol, or the form of the request: the request as a whole is refused."""
     CHANNEL = "channel"
@@ -101,19 +101,19 @@ class Rule(NamedTuple):
     place: Place
     codes: Container[int]
     """Error codes of the stream, or HTTP statuses."""
-    before: Kind
+    before: RefusalKind
     """The meaning before the first success; for subscriptions, if this one was never served."""
-    after: Kind
+    after: RefusalKind
     """The meaning after it; for subscriptions, if this one was served before."""
     exit: int
     """The exit code of a run or backfill that ends because of it, or has lost data by it."""
     sentence: str
     """For the user. `{text}` is the service's, `{code}` the code, `{where}` the target of a redirect."""
-    shapes: Container[Shape] = frozenset(Shape)
+    shapes: Container[BodyShape] = frozenset(BodyShape)
     words: str = ""
     """A text in small letters that the service's reason contains; empty: any."""
 
-    def kind(self, has_worked: bool) -> Kind:
+    def kind(self, has_worked: bool) -> RefusalKind:
         """Return what the refusal means, before or after the first success."""
         return self.after if has_worked else self.before
 
@@ -153,24 +153,26 @@ _LATER = frozenset({408, 425, THROTTLED})
 _REFUSED = frozenset({401, 403})
 _TOO_LONG = frozenset({414, 431})
 _PLAN = frozenset({402, 403, 409, 422})
-_FRONT_END = frozenset({Shape.HTML})
-_SERVICE = frozenset(Shape) - _FRONT_END
+_FRONT_END = frozenset({BodyShape.HTML})
+_SERVICE = frozenset(BodyShape) - _FRONT_END
 _CHECK_KEY = f"check {KEY_VARIABLE} and {SECRET_VARIABLE}"
 
 
-def _stream(code: int, before: Kind, after: Kind | None = None, advice: str = "") -> Rule:
+def _stream(code: int, before: RefusalKind, after: RefusalKind | None = None, advice: str = "") -> Rule:
     sentence = "{text} ({code})" + (f"; {advice}" if advice else "")
     return Rule(Place.STREAM, {code}, before, after or before, _FAILED, sentence)
 
 
 def _final(code: int, advice: str) -> Rule:
-    return Rule(Place.STREAM, {code}, Kind.FINAL, Kind.DOUBTFUL, _KEY, "{text} ({code}): " + advice)
+    return Rule(
+        Place.STREAM, {code}, RefusalKind.FINAL, RefusalKind.DOUBTFUL, _KEY, "{text} ({code}): " + advice
+    )
 
 
 _upgrade = partial(Rule, Place.UPGRADE)
 _rest = partial(Rule, Place.REST)
 
-_ANY = frozenset(Shape)
+_ANY = frozenset(BodyShape)
 _SHOWN = "HTTP {code}: {text}"
 _NO_DATA = "HTTP {code}, but no data: {text}"
 _NO_STREAM = "HTTP {code} instead of a connection"
@@ -180,54 +182,64 @@ _SIGN = f"sign it, or {_OTHER_FEED}"
 
 RULES: tuple[Rule, ...] = (
     # -- error messages of the stream
-    _stream(400, Kind.SYMBOL, Kind.AGAIN),
-    _stream(401, Kind.NOT_YET),
+    _stream(400, RefusalKind.SYMBOL, RefusalKind.AGAIN),
+    _stream(401, RefusalKind.NOT_YET),
     _final(402, _CHECK_KEY),
-    _stream(403, Kind.TWICE),
-    _stream(404, Kind.TEMPORARY),
-    _stream(405, Kind.LIMIT, advice="requested again, because a lost connection may still count"),
-    _stream(406, Kind.OCCUPIED),
-    _stream(407, Kind.TEMPORARY),
+    _stream(403, RefusalKind.TWICE),
+    _stream(404, RefusalKind.TEMPORARY),
+    _stream(405, RefusalKind.LIMIT, advice="requested again, because a lost connection may still count"),
+    _stream(406, RefusalKind.OCCUPIED),
+    _stream(407, RefusalKind.TEMPORARY),
     _final(408, "this API is not enabled for the account"),
     _final(409, f"the plan does not include this feed; {_OTHER_FEED}"),
-    _stream(410, Kind.CHANNEL, Kind.AGAIN),
+    _stream(410, RefusalKind.CHANNEL, RefusalKind.AGAIN),
     _final(411, "the key may not read market data"),
     _final(412, 'this stream is served in msgpack only; set codec = "msgpack"'),
-    _stream(413, Kind.WILDCARD, Kind.AGAIN),
-    _stream(500, Kind.TEMPORARY),
+    _stream(413, RefusalKind.WILDCARD, RefusalKind.AGAIN),
+    _stream(500, RefusalKind.TEMPORARY),
     # -- an HTTP status instead of a stream
-    _upgrade(range(300, 400), Kind.FINAL, Kind.DOUBTFUL, _CONFIG, _MOVED + "stream_url"),
-    _upgrade(_REFUSED, Kind.FINAL, Kind.DOUBTFUL, _KEY, f"HTTP {{code}}: {_CHECK_KEY}"),
-    _upgrade(_LATER, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _NO_STREAM),
+    _upgrade(range(300, 400), RefusalKind.FINAL, RefusalKind.DOUBTFUL, _CONFIG, _MOVED + "stream_url"),
+    _upgrade(_REFUSED, RefusalKind.FINAL, RefusalKind.DOUBTFUL, _KEY, f"HTTP {{code}}: {_CHECK_KEY}"),
+    _upgrade(_LATER, RefusalKind.TEMPORARY, RefusalKind.TEMPORARY, _FAILED, _NO_STREAM),
     _upgrade(
         range(400, 500),
-        Kind.FINAL,
-        Kind.DOUBTFUL,
+        RefusalKind.FINAL,
+        RefusalKind.DOUBTFUL,
         _CONFIG,
         "HTTP {code}: this server has no such stream; check stream_url and the feed",
     ),
-    _upgrade(range(1000), Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _NO_STREAM),
+    _upgrade(range(1000), RefusalKind.TEMPORARY, RefusalKind.TEMPORARY, _FAILED, _NO_STREAM),
     # -- answers of REST
-    _rest({200}, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _NO_DATA, _ANY - {Shape.DATA}),
-    _rest(range(201, 300), Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _NO_DATA),
-    _rest(range(300, 400), Kind.REQUEST, Kind.DOUBTFUL, _FAILED, _MOVED + "data_url"),
-    _rest(_TOO_LONG, Kind.REQUEST, Kind.REQUEST, _FAILED, _SHOWN),
-    _rest(_LATER, Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _SHOWN),
-    _rest(_PLAN, Kind.PLAN_LATER, Kind.PLAN_LATER, _FAILED, _SHOWN, _SERVICE, _RECENT),
-    _rest(_PLAN, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}; {_OTHER_FEED}", _SERVICE, "subscription"),
-    _rest(_PLAN, Kind.PLAN, Kind.PLAN, _KEY, f"{_SHOWN}: {_SIGN}", _SERVICE, "agreement"),
-    _rest(_REFUSED, Kind.DOUBTFUL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}", _FRONT_END),
-    _rest(_REFUSED, Kind.FINAL, Kind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}"),
-    _rest(range(400, 500), Kind.DOUBTFUL, Kind.DOUBTFUL, _FAILED, _SHOWN, _FRONT_END),
-    _rest(range(400, 500), Kind.REQUEST, Kind.DOUBTFUL, _FAILED, _SHOWN, {Shape.TEXT}),
-    _rest(range(400, 500), Kind.REQUEST, Kind.REQUEST, _FAILED, _SHOWN),
+    _rest({200}, RefusalKind.TEMPORARY, RefusalKind.TEMPORARY, _FAILED, _NO_DATA, _ANY - {BodyShape.DATA}),
+    _rest(range(201, 300), RefusalKind.TEMPORARY, RefusalKind.TEMPORARY, _FAILED, _NO_DATA),
+    _rest(range(300, 400), RefusalKind.REQUEST, RefusalKind.DOUBTFUL, _FAILED, _MOVED + "data_url"),
+    _rest(_TOO_LONG, RefusalKind.REQUEST, RefusalKind.REQUEST, _FAILED, _SHOWN),
+    _rest(_LATER, RefusalKind.TEMPORARY, RefusalKind.TEMPORARY, _FAILED, _SHOWN),
+    _rest(_PLAN, RefusalKind.PLAN_LATER, RefusalKind.PLAN_LATER, _FAILED, _SHOWN, _SERVICE, _RECENT),
+    _rest(
+        _PLAN,
+        RefusalKind.PLAN,
+        RefusalKind.PLAN,
+        _KEY,
+        f"{_SHOWN}; {_OTHER_FEED}",
+        _SERVICE,
+        "subscription",
+    ),
+    _rest(_PLAN, RefusalKind.PLAN, RefusalKind.PLAN, _KEY, f"{_SHOWN}: {_SIGN}", _SERVICE, "agreement"),
+    _rest(
+        _REFUSED, RefusalKind.DOUBTFUL, RefusalKind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}", _FRONT_END
+    ),
+    _rest(_REFUSED, RefusalKind.FINAL, RefusalKind.DOUBTFUL, _KEY, f"{_SHOWN}; {_CHECK_KEY}"),
+    _rest(range(400, 500), RefusalKind.DOUBTFUL, RefusalKind.DOUBTFUL, _FAILED, _SHOWN, _FRONT_END),
+    _rest(range(400, 500), RefusalKind.REQUEST, RefusalKind.DOUBTFUL, _FAILED, _SHOWN, {BodyShape.TEXT}),
+    _rest(range(400, 500), RefusalKind.REQUEST, RefusalKind.REQUEST, _FAILED, _SHOWN),
     # The service or its front end failed: 500 to 504, and 520 to 527 and 530 of its content network.
-    _rest(range(1000), Kind.TEMPORARY, Kind.TEMPORARY, _FAILED, _SHOWN),
+    _rest(range(1000), RefusalKind.TEMPORARY, RefusalKind.TEMPORARY, _FAILED, _SHOWN),
 )
 """All refusals. The first row that fits counts."""
 
 
-def find_rule(place: Place, code: int, shape: Shape = Shape.ERROR, text: str = "") -> Rule | None:
+def find_rule(place: Place, code: int, shape: BodyShape = BodyShape.ERROR, text: str = "") -> Rule | None:
     """Return the rule for a refusal; None for a code of the stream that is not known.
 
     `shape` and `text` are those of the body of a REST answer.
@@ -242,14 +254,14 @@ def find_rule(place: Place, code: int, shape: Shape = Shape.ERROR, text: str = "
 # -- bodies
 
 
-def shape_of(start: bytes) -> Shape:
+def shape_of(start: bytes) -> BodyShape:
     """Return the shape of a body by its `start`, which is all of it if it is short."""
     start = start.lstrip(b"\xef\xbb\xbf \t\r\n")
     if start[:1] == b"<":
-        return Shape.HTML
+        return BodyShape.HTML
     if start[:1] not in (b"{", b"["):
-        return Shape.TEXT
-    return Shape.ERROR if _is_error(start) else Shape.DATA
+        return BodyShape.TEXT
+    return BodyShape.ERROR if _is_error(start) else BodyShape.DATA
 
 
 def reason_in(data: bytes) -> str:

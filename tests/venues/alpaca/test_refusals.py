@@ -14,9 +14,9 @@ from mdstream.venues.alpaca.refusals import (
     FIRST_DOUBT_S,
     RULES,
     STREAM_TEXTS,
-    Kind,
+    BodyShape,
     Place,
-    Shape,
+    RefusalKind,
     find_rule,
     reason_in,
     shape_of,
@@ -25,7 +25,7 @@ from mdstream.wire import protocol
 from mdstream.wire.final import final
 
 STREAM = [rule for rule in RULES if rule.place is Place.STREAM]
-T, D, F, R = Kind.TEMPORARY, Kind.DOUBTFUL, Kind.FINAL, Kind.REQUEST
+T, D, F, R = RefusalKind.TEMPORARY, RefusalKind.DOUBTFUL, RefusalKind.FINAL, RefusalKind.REQUEST
 
 
 def test_every_code_of_the_stream_has_a_text_a_row_and_an_answer() -> None:
@@ -39,7 +39,11 @@ def test_every_code_of_the_stream_has_a_text_a_row_and_an_answer() -> None:
 def test_every_final_error_comes_with_advice_and_is_doubted_after_a_success(code: int) -> None:
     rule = find_rule(Place.STREAM, code)
     assert rule is not None
-    assert (rule.before, rule.after, rule.exit) == (Kind.FINAL, Kind.DOUBTFUL, Exit.CREDENTIALS)
+    assert (rule.before, rule.after, rule.exit) == (
+        RefusalKind.FINAL,
+        RefusalKind.DOUBTFUL,
+        Exit.CREDENTIALS,
+    )
     error = final(rule, code, "text of the service")
     assert isinstance(error, CredentialsError)
     assert error.code == code
@@ -57,7 +61,7 @@ def test_every_final_error_comes_with_advice_and_is_doubted_after_a_success(code
     ],
 )
 def test_what_a_status_at_the_upgrade_means(
-    statuses: tuple[int, ...], before: Kind, after: Kind, exit_code: Exit, words: str
+    statuses: tuple[int, ...], before: RefusalKind, after: RefusalKind, exit_code: Exit, words: str
 ) -> None:
     for status in statuses:
         rule = find_rule(Place.UPGRADE, status)
@@ -94,9 +98,9 @@ AGREEMENT = b'{"message":"OPRA agreement is not signed"}'
         ((401, 403), FORBIDDEN, F, D, 3),
         ((401, 403), b"", F, D, 3),
         ((401, 403), HTML, D, D, 3),
-        ((402, 403, 409, 422), RECENT, Kind.PLAN_LATER, Kind.PLAN_LATER, 1),
-        ((402, 403, 409, 422), PLAN, Kind.PLAN, Kind.PLAN, 3),
-        ((402, 403, 409, 422), AGREEMENT, Kind.PLAN, Kind.PLAN, 3),
+        ((402, 403, 409, 422), RECENT, RefusalKind.PLAN_LATER, RefusalKind.PLAN_LATER, 1),
+        ((402, 403, 409, 422), PLAN, RefusalKind.PLAN, RefusalKind.PLAN, 3),
+        ((402, 403, 409, 422), AGREEMENT, RefusalKind.PLAN, RefusalKind.PLAN, 3),
         ((401, 403), b"<html>Access denied. See our user agreement and subscription.</html>", D, D, 3),
         ((402, 409, 422), b"<html>See our user agreement and subscription.</html>", D, D, 1),
         ((408, 425, 429), b'{"message":"too many requests."}', T, T, 1),
@@ -105,7 +109,7 @@ AGREEMENT = b'{"message":"OPRA agreement is not signed"}'
     ],
 )
 def test_what_an_answer_of_rest_means(
-    statuses: tuple[int, ...], body: bytes, before: Kind, after: Kind, exit_code: int
+    statuses: tuple[int, ...], body: bytes, before: RefusalKind, after: RefusalKind, exit_code: int
 ) -> None:
     for status in statuses:
         rule = find_rule(Place.REST, status, shape_of(body), reason_in(body))
@@ -116,31 +120,31 @@ def test_what_an_answer_of_rest_means(
 def test_every_status_has_a_row_whatever_its_body_is() -> None:
     for status in range(100, 1000):
         assert find_rule(Place.UPGRADE, status) is not None
-        for shape in Shape:
-            is_success = status == 200 and shape is Shape.DATA
+        for shape in BodyShape:
+            is_success = status == 200 and shape is BodyShape.DATA
             assert is_success or status < 200 or find_rule(Place.REST, status, shape) is not None
 
 
 @pytest.mark.parametrize(
     ("body", "shape"),
     [
-        (b'{"bars":{},"next_page_token":null}', Shape.DATA),
-        (b"[]", Shape.DATA),
-        (b"{}", Shape.DATA),
-        (b'{"AAPL":{"latestTrade":null}}', Shape.DATA),
-        (b'{"news":[{"headline":"a \\"message\\" for', Shape.DATA),
-        (b'{"news":[{"message":"of an article"}]}', Shape.DATA),
-        (b' \n{"message":"too many requests."}', Shape.ERROR),
-        (b'{"code":42910000}', Shape.ERROR),
-        (b"\xef\xbb\xbf<!DOCTYPE html>", Shape.HTML),
-        (b"  <html>", Shape.HTML),
-        (b"upstream connect error", Shape.TEXT),
-        (b'"ok"', Shape.TEXT),
-        (b"", Shape.TEXT),
-        (b"null", Shape.TEXT),
+        (b'{"bars":{},"next_page_token":null}', BodyShape.DATA),
+        (b"[]", BodyShape.DATA),
+        (b"{}", BodyShape.DATA),
+        (b'{"AAPL":{"latestTrade":null}}', BodyShape.DATA),
+        (b'{"news":[{"headline":"a \\"message\\" for', BodyShape.DATA),
+        (b'{"news":[{"message":"of an article"}]}', BodyShape.DATA),
+        (b' \n{"message":"too many requests."}', BodyShape.ERROR),
+        (b'{"code":42910000}', BodyShape.ERROR),
+        (b"\xef\xbb\xbf<!DOCTYPE html>", BodyShape.HTML),
+        (b"  <html>", BodyShape.HTML),
+        (b"upstream connect error", BodyShape.TEXT),
+        (b'"ok"', BodyShape.TEXT),
+        (b"", BodyShape.TEXT),
+        (b"null", BodyShape.TEXT),
     ],
 )
-def test_the_shape_of_a_body(body: bytes, shape: Shape) -> None:
+def test_the_shape_of_a_body(body: bytes, shape: BodyShape) -> None:
     assert shape_of(body) is shape
 
 
@@ -160,7 +164,7 @@ def test_a_refusal_after_a_success_is_doubted_for_minutes_and_then_believed() ->
 
 
 def test_what_a_front_end_says_first_is_doubted_for_seconds() -> None:
-    rule = find_rule(Place.REST, 403, Shape.HTML)
+    rule = find_rule(Place.REST, 403, BodyShape.HTML)
     assert rule is not None
     doubt = Doubt()
     assert doubt.seconds_left(rule, 100.0) == FIRST_DOUBT_S

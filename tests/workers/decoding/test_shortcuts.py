@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from mdstream.streams import STREAMS
-from workers.decoding.layouts import Layouts, tables_of
+from workers.decoding.layouts import Layouts, assign_slots
 from workers.decoding.learn_json import learn_message
 from workers.kernels import keys, ops
 
@@ -16,7 +16,7 @@ BAR = {"T": "b", "S": "AAPL", "o": 1, "h": 1, "l": 1, "c": 1, "v": 1, "t": "2024
 
 def learn(message: bytes, stream: str = "stocks") -> tuple[Layouts, dict[str, int]]:
     spec = STREAMS[stream]
-    layouts = Layouts(spec, tables_of(spec.channels))
+    layouts = Layouts(spec, assign_slots(spec.channels))
     learn_message(layouts, message)
     names = ("ENTRIES", "BETWEEN", "MORE", "KEYS", "LEAD")
     return layouts, {n: int(layouts.layouts[0, getattr(ops, n)]) for n in names}

@@ -5,7 +5,7 @@
 It is complete and strict rather than fast. It knows every message type of every stream, and the kernels
 must give equal results. The messages of a channel are converted together. Only if one does not fit, they
 are converted one by one, so that exactly the malformed ones are rejected, each with its reason and bytes.
-Of a payload that cannot be parsed, the messages that can be are kept (`salvage.py`). `records.py` divides
+If a payload cannot be parsed, the messages that can be are kept (`salvage.py`). `records.py` divides
 bodies of REST into records.
 """
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from mdstream.errors import Exit, WorkerError
 from mdstream.frames.bar_builder import BarBuilder, TextOf
+from mdstream.frames.book_levels import BookLevels
 from mdstream.frames.direct_path import DirectPath, Targets
 from mdstream.frames.frame_columns import FrameColumns
-from mdstream.frames.ladders import BookLevels
 from mdstream.handoff import packets
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.record_ticket import CompactTicket, RecordReceipt, RecordTicket

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mdstream.frames.book_levels import BookLevels, LevelColumns
 from mdstream.frames.direct_path import BookTargets
 from mdstream.frames.keyed_frame import KeyedFrameWriter
-from mdstream.frames.ladders import BookLevels, LevelColumns
 from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.books import BOOK_DEPTH, books_frame_channel

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from mdstream.frames.bar_builder import BarBuilder, TextOf
+from mdstream.frames.book_levels import BookLevels
 from mdstream.frames.frame_columns import FrameColumns
-from mdstream.frames.ladders import BookLevels
 from mdstream.streams.spec import StreamSpec
 
 

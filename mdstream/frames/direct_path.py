@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mdstream.frames.bar_builder import BarBuilder
+from mdstream.frames.book_levels import BookLevels
 from mdstream.frames.keyed_frame import KeyedFrameWriter
-from mdstream.frames.ladders import BookLevels
 from mdstream.frames.writer import FrameWriter
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind, StreamSpec

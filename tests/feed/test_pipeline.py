@@ -659,3 +659,11 @@ def test_messages_soon_after_another_share_a_batch_in_a_stream_without_a_direct_
             assert (r.state.values()["batches"], r.state.values()["committed"]) == (3, 20)
 
     uvloop.run(go())
+
+
+def test_the_pipeline_stays_small_enough_to_hold_in_mind(tmp_path: Path) -> None:
+    async def go() -> None:
+        async with rig("stocks", 0, tmp_path) as r:
+            assert len(vars(r.pipeline)) < 20
+
+    uvloop.run(go())

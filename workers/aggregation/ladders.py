@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mdstream.frames.ladders import Best, LevelColumns
+from mdstream.frames.book_levels import Best, LevelColumns
 from mdstream.handoff.columns import ColumnData
 from mdstream.limits import MOST_LEVELS
 from mdstream.streams.books import BOOK_DEPTH
@@ -23,7 +23,7 @@ _START_LEVELS = 4096
 
 
 class Ladders:
-    """The `mdstream.frames.ladders.BookLevels` of one stream. The direct path changes the arrays, too."""
+    """The `BookLevels` of one stream (`mdstream.frames`). The direct path changes the arrays, too."""
 
     # Written here, and by kernels. `kernels.ladder` describes them.
     sides: npt.NDArray[np.int64]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mdstream.frames.ladders import LevelColumns
+from mdstream.frames.book_levels import LevelColumns
 from mdstream.handoff.columns import ColumnData
 from mdstream.streams.books import BOOK_DEPTH
 from tests.fuzzing import examples

@@ -35,7 +35,6 @@ from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
 from mdstream.wire.happenings import Note, Ready, Refused, Waiting
 from mdstream.wire.protocol import StreamProtocol
-from mdstream.wire.state import State
 from mdstream.wire.subscription import Refusal, Subscriptions
 
 log = logging.getLogger(__name__)
@@ -122,6 +121,7 @@ class StreamSession:
         self._kind = PayloadKind.MSGPACK if target.codec == "msgpack" else PayloadKind.JSON
         self._socket = None
         self._protocol = None
+        self._rows_of = rows_of
         self._silence = Silence(target.mute, rows_of)
         self._had_data = False
         self._doubt = Doubt(has_worked)
@@ -207,6 +207,7 @@ class StreamSession:
             self.subscriptions,
             time.monotonic(),
             target.header_auth,
+            self._rows_of,
         )
         socket.start(self._receiver(protocol))
         parts: list[asyncio.Future[None]] = [
@@ -293,7 +294,7 @@ class StreamSession:
             found, self._found_late = self._found_late, []
             happened = protocol.receive_messages(found, now)
             self._react(happened + protocol.tick(now) + protocol.change(now))
-            if protocol.state is not State.STREAMING or self._held:
+            if not self.ready.is_set() or self._held:
                 self._silence.restart()
             elif reason := self._silence.broken(now, self.subscriptions):
                 raise NetworkError(reason)

@@ -29,6 +29,7 @@ from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
+from mdstream.wire import protocol
 from mdstream.wire.subscription import Subscriptions
 from tests.running import HANGING_S
 
@@ -189,7 +190,9 @@ def test_compression_is_off_unless_asked_for() -> None:
 
 @contextlib.asynccontextmanager
 async def open_session(
-    talk: Callable[[ServerConnection], Awaitable[None]], **config: Any
+    talk: Callable[[ServerConnection], Awaitable[None]],
+    subscriptions: Subscriptions | None = None,
+    **config: Any,
 ) -> AsyncIterator[Any]:
     """Open a session with a server that runs `talk`; yield its sink and the texts of its events."""
     async with serve(talk, "127.0.0.1", 0, max_size=None) as server:
@@ -203,10 +206,10 @@ async def open_session(
         sink, said = Sink(), list[str]()
         session = StreamSession(
             make_target(from_mapping(values)),
-            Subscriptions(),
+            subscriptions or Subscriptions(),
             sink,
             lambda event: said.append(event.text),
-            lambda channel: 0,
+            lambda channel: sink.rows(STREAMS["stocks"], channel),
         )
         running = asyncio.ensure_future(session.run())
         try:
@@ -842,5 +845,79 @@ def test_what_a_lost_connection_still_occupies_is_requested_until_it_is_free() -
                 assert ghost.connections == 2, "on the same connection"
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+
+    uvloop.run(main())
+
+
+TRADE = '[{"T":"t","S":"AAPL","p":1}]'
+
+
+async def greet(socket: ServerConnection) -> dict[str, Any]:
+    """Accept any key; return the first request."""
+    await socket.send('[{"T":"success","msg":"connected"}]')
+    await socket.recv()
+    await socket.send('[{"T":"success","msg":"authenticated"}]')
+    request: dict[str, Any] = orjson.loads(await socket.recv())
+    return request
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        '[{"T":"subscription","trades":["AAPL"],"quotes":["AA',
+        '[{"T":"subscription","trades":["AAPL"],"quotes":["AAPL"],"x":NaN}]',
+        '[{"T":"subscriptions","trades":["AAPL"]}]',
+        '[{"T":"subscription","trades":"AAPL","quotes":"AAPL"}]',
+        '{"T":"subscription","trades":["AAPL"],"quotes":["AAPL"]}',
+        '"subscription"',
+    ],
+)
+def test_data_shows_that_a_connection_is_served_whatever_became_of_its_acknowledgement(
+    answer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "ANSWER_WAIT_S", 0.5)
+
+    async def main() -> None:
+        connections = 0
+
+        async def talk(socket: ServerConnection) -> None:
+            nonlocal connections
+            connections += 1
+            await greet(socket)
+            if answer:
+                await socket.send(answer)
+            while True:
+                await socket.send(TRADE)
+                await asyncio.sleep(0.05)
+
+        subscriptions = Subscriptions(wanted={"trades": {"AAPL"}, "quotes": {"AAPL"}})
+        async with open_session(talk, subscriptions) as (_, said):
+            while not said:
+                await asyncio.sleep(0.01)
+            assert said == ["streaming trades 1, quotes 1"]
+            await asyncio.sleep(1.0)
+            assert len(said) == connections == 1
+
+    uvloop.run(main())
+    logged = [each for each in caplog.records if each.name == stream.__name__]
+    warnings = [each.getMessage() for each in logged if each.levelno >= logging.WARNING]
+    assert len(warnings) == (0 if answer.startswith('{"T"') else 1)
+
+
+def test_without_data_a_request_without_an_answer_costs_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "ANSWER_WAIT_S", 0.3)
+
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.wait_closed()
+
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (_, said):
+            while len(said) < 2:
+                await asyncio.sleep(0.01)
+            assert all("no answer to a subscription" in text for text in said)
 
     uvloop.run(main())

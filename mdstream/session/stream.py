@@ -29,7 +29,7 @@ from mdstream.session.sockets.interface import Receive, Socket
 from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
-from mdstream.venues.alpaca.bodies import is_control
+from mdstream.venues.alpaca.bodies import SUBSCRIPTION, TYPE, is_control
 from mdstream.venues.alpaca.refusals import THROTTLED, Place, find_rule
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
@@ -190,9 +190,14 @@ class StreamSession:
         self._changed.set()
 
     def _handle_late_control(self) -> None:
-        """Raise an error if a control message, found after its connection was lost, is a final error."""
+        """Handle control messages that were found after their connection was lost.
+
+        An acknowledgement shows that key and address worked. Raises an error if a later one is final.
+        """
         found, self._found_late = self._found_late, []
         for message in found:
+            if message.get(TYPE) == SUBSCRIPTION:
+                self._doubt.succeed()
             raise_if_fatal(message)
 
     # -- one connection, in order of time
@@ -259,7 +264,7 @@ class StreamSession:
             return False  # a worker rejects and keeps it
         if not all(is_control(message) for message in messages):
             return False  # a worker decodes the data, and hands control messages back
-        self._react(protocol.receive_messages(messages, time.monotonic()))
+        self._take_control(protocol, messages)
         self.control_messages += len(messages)
         return True
 
@@ -292,12 +297,18 @@ class StreamSession:
             self._changed.clear()
             now = time.monotonic()
             found, self._found_late = self._found_late, []
-            happened = protocol.receive_messages(found, now)
-            self._react(happened + protocol.tick(now) + protocol.change(now))
+            self._take_control(protocol, found)
+            self._react(protocol.tick(now))
+            self._react(protocol.change(now))
             if not self.ready.is_set() or self._held:
                 self._silence.restart()
             elif reason := self._silence.broken(now, self.subscriptions):
                 raise NetworkError(reason)
+
+    def _take_control(self, protocol: StreamProtocol, messages: list[dict[str, Any]]) -> None:
+        """Handle control messages one by one: what one establishes counts before the next one refuses."""
+        for message in messages:
+            self._react(protocol.receive_messages([message], time.monotonic()))
 
     def _react(self, happened: list[Any]) -> None:
         for event in happened:

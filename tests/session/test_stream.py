@@ -61,6 +61,8 @@ class Sink:
         self.payloads: list[bytes] = []
         self.room = 1 << 60
         self.gaps = 0
+        self.session: Any = None
+        self.running: Any = None
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int, is_last: bool = False) -> bool:
         assert abs(recv_ns - time.time_ns()) < HANGING_S * 1e9
@@ -212,6 +214,7 @@ async def open_session(
             lambda channel: sink.rows(STREAMS["stocks"], channel),
         )
         running = asyncio.ensure_future(session.run())
+        sink.session, sink.running = session, running
         try:
             async with asyncio.timeout(HANGING_S):
                 yield sink, said
@@ -919,5 +922,66 @@ def test_without_data_a_request_without_an_answer_costs_the_connection(
             while len(said) < 2:
                 await asyncio.sleep(0.01)
             assert all("no answer to a subscription" in text for text in said)
+
+    uvloop.run(main())
+
+
+ACK = {"T": "subscription", "trades": ["AAPL"]}
+REFUSED = {"T": "error", "code": 402, "msg": "auth failed"}
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["connected", "lost"])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ([ACK, REFUSED], []),
+        ([ACK], [REFUSED]),
+        ([{"T": "success", "msg": "hello"}, ACK, {"T": "error", "code": 1, "msg": ""}, REFUSED], []),
+    ],
+)
+def test_what_precedes_a_refusal_in_a_batch_counts(
+    first: list[dict[str, Any]], then: list[dict[str, Any]], is_late: bool
+) -> None:
+    """A worker hands all control messages of a batch back at once."""
+
+    async def main() -> None:
+        connections = 0
+
+        async def talk(socket: ServerConnection) -> None:
+            nonlocal connections
+            connections += 1
+            await greet(socket)
+            asked.set()
+            if connections > 1:
+                await socket.send(orjson.dumps([ACK]).decode())
+            elif is_late:
+                return
+            await socket.wait_closed()
+
+        asked = asyncio.Event()
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (sink, said):
+            await asked.wait()
+            while is_late and not said:
+                await asyncio.sleep(0)
+            sink.session.handle_control(first)
+            sink.session.handle_control(then)
+            while not any("streaming" in text for text in said[2:]):
+                await asyncio.sleep(0.01)
+                assert not sink.running.done(), sink.running.exception()
+            assert any("refused, although it worked before: auth failed (402)" in text for text in said)
+
+    uvloop.run(main())
+
+
+def test_a_refusal_before_the_acknowledgement_is_final() -> None:
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.send(orjson.dumps([REFUSED, ACK]).decode())
+            await socket.wait_closed()
+
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (sink, _):
+            with pytest.raises(CredentialsError, match="402"):
+                await sink.running
 
     uvloop.run(main())

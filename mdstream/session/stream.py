@@ -45,6 +45,8 @@ _SHORT_S = 5.0
 MOST_HELD_BYTES = 32 * 1024 * 1024
 """Payloads of a stream that are held while all buffers are full. Only then reading pauses, and with it the
 answers to pings, which are behind the data."""
+_RELATED_S = 10.0
+"""How long an error of the server may be the cause of a lost connection although data came after it."""
 _NAMED = 5
 """Most refused subscriptions that an event names."""
 
@@ -83,6 +85,8 @@ class StreamSession:
     _socket: Socket | None
     _protocol: StreamProtocol | None
     _had_data: bool
+    _last_error: tuple[str, float]
+    """The server's last error on the last connection, and when it came on the monotonic clock."""
 
     # Written by `run`, `_doubt` also by `_react`.
     _doubt: Doubt
@@ -124,6 +128,7 @@ class StreamSession:
         self._rows_of = rows_of
         self._silence = Silence(target.mute, rows_of)
         self._had_data = False
+        self._last_error = "", -math.inf
         self._doubt = Doubt(has_worked)
         self._lost_at = -math.inf
         self._held = deque()
@@ -137,6 +142,7 @@ class StreamSession:
         pauses = reconnect_pauses()
         while True:
             self._had_data = False
+            self._last_error = "", -math.inf
             established, place = self.established, Place.STREAM
             try:
                 self._handle_late_control()
@@ -152,16 +158,18 @@ class StreamSession:
                 if not left:
                     raise
                 lost: Exception = error
-                text = f"refused, although it worked before: {error}; final in {left:.0f} s"
+                reason = self._explain(error)
+                text = f"refused, although it worked before: {reason}; final in {left:.0f} s"
                 severity = Severity.ERROR
             except (ServerError, NetworkError) as error:
-                lost, text, severity = error, f"connection lost: {error}", Severity.WARNING
+                lost, reason = error, self._explain(error)
+                text, severity = f"connection lost: {reason}", Severity.WARNING
             if self._had_data and self.established > established:
                 pauses = reconnect_pauses()  # the connection worked: start with short pauses again
                 if time.monotonic() - self._lost_at < _SHORT_S:
                     next(pauses)
                 self._lost_at = time.monotonic()
-            self.trouble = str(lost)
+            self.trouble = reason
             pause = _pause(lost, next(pauses))
             fields = {"reason": self.trouble, "pause_s": pause}
             text = f"{text}; reconnecting in {pause:.1f} s"
@@ -173,6 +181,17 @@ class StreamSession:
         """Return how long a refusal still counts as temporary."""
         rule = None if error.code is None else find_rule(place, error.code)
         return self._doubt.seconds_left(rule, time.monotonic()) if rule else 0.0
+
+    def _explain(self, error: Exception) -> str:
+        """Return why the connection was lost, with the server's last error if that may be the cause.
+
+        It may be if no data came after it, or if it came only seconds ago.
+        """
+        text, at = self._last_error
+        is_related = self._silence.last_data < at or time.monotonic() - at < _RELATED_S
+        if is_related and text not in str(error):
+            return f"{error}; last error of the server: {text}"
+        return str(error)
 
     @property
     def progress(self) -> tuple[Any, ...]:
@@ -198,7 +217,8 @@ class StreamSession:
         for message in found:
             if message.get(TYPE) == SUBSCRIPTION:
                 self._doubt.succeed()
-            raise_if_fatal(message)
+            if text := raise_if_fatal(message):
+                log.warning("%s", text)
 
     # -- one connection, in order of time
 
@@ -230,6 +250,7 @@ class StreamSession:
             for task in done:
                 task.result()
         finally:
+            self._last_error = protocol.last_error
             self._socket = self._protocol = None
             self.ready.clear()
             if not self._held:  # else the run ends, and these payloads are still to be put

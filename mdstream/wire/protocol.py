@@ -13,11 +13,13 @@
 Data shows that a connection is served. So a request whose answer does not come, or cannot be read, costs
 the connection only if no data came since (`_do_without_answer`).
 
-`_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.Kind`).
+`_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.Kind`). The file is long because
+the steps share one state.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -27,9 +29,9 @@ from mdstream.config import Credentials
 from mdstream.errors import ServerError
 from mdstream.text.masking import clean
 from mdstream.venues.alpaca import auth, bodies
-from mdstream.venues.alpaca.refusals import Kind, Place, Rule, find_rule
+from mdstream.venues.alpaca.refusals import Kind, Rule
 from mdstream.wire.codec import Codec
-from mdstream.wire.final import final
+from mdstream.wire.final import final, find_error
 from mdstream.wire.happenings import Happening, Note, Ready, Refused, Waiting
 from mdstream.wire.state import Event, State, follow
 from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
@@ -49,6 +51,9 @@ _DOES_WITHOUT = (
     "the acknowledgement of a subscription did not come, or could not be read; data arrives, so that the "
     "connection stays"
 )
+
+_MOST_SHOWN = 100
+"""Texts of errors that are remembered, so that each is noted once."""
 
 _AUTH_RETRY_S = (0.5, 1.0, 2.0, 3.0, 5.0)
 """Pauses before authenticating again on the same socket while another connection has the place."""
@@ -74,6 +79,10 @@ class StreamProtocol:
 
     # Written only here.
     state: State
+    last_error: tuple[str, float]
+    """The last error of the server, and when it came; empty without one."""
+    _shown: set[str]
+    """Errors that were reported or noted; those of parts of a request are repeated often."""
     _outgoing: deque[bytes | str]
     """Messages that `to_send` will return."""
     _queue: deque[Request]
@@ -104,6 +113,8 @@ class StreamProtocol:
         rows_of: Callable[[str], int | None] = lambda channel: 0,
     ) -> None:
         self.state = State.OPENING
+        self.last_error = "", -math.inf
+        self._shown = set()
         self.subscriptions = subscriptions
         subscriptions.begin()
         self._codec = codec
@@ -136,7 +147,7 @@ class StreamProtocol:
             if kind == bodies.SUCCESS:
                 happened += self._succeed(clean(str(message.get("msg"))), now)
             elif kind == bodies.ERROR:
-                happened += self._fail(message.get("code"), clean(str(message.get("msg", ""))), now)
+                happened += self._fail(message, now)
             elif kind == bodies.SUBSCRIPTION:
                 happened += self._acknowledge(message, now)
         return happened
@@ -286,8 +297,9 @@ class StreamProtocol:
         """Continue if data of a subscribed channel came since the request; otherwise raise `ServerError`.
 
         If it is of a channel of the request, the request counts as served, as far as is known. If it is of
-        others, the connection works, and the request is sent again later. Without data, so is a repeat of
-        what is refused: its connection was in order before, and another rule finds that it is dead.
+        others, the connection works, and the request is sent again later. Without data, a repeat of what is
+        refused is sent again, too, and an unsubscribe counts as done: their connection was in order before,
+        and the rule about silence finds that it is dead.
         """
         request, subscriptions = outstanding.request, self.subscriptions
         rows = {channel: self._rows_of(channel) for channel in outstanding.rows}
@@ -295,7 +307,8 @@ class StreamProtocol:
             outstanding.deadline = now + _BACKLOG_S
             return []
         flowing = {channel for channel, before in outstanding.rows.items() if rows[channel] != before}
-        if not flowing and not subscriptions.has_refused(request):
+        was_in_order = request.action != "subscribe" or subscriptions.has_refused(request)
+        if not flowing and not was_in_order:
             raise ServerError(f"no answer to a subscription within {ANSWER_WAIT_S:.0f} s")
         self._outstanding = None
         happened: list[Happening] = []
@@ -337,12 +350,22 @@ class StreamProtocol:
 
     # -- errors
 
-    def _fail(self, code: Any, text: str, now: float) -> list[Happening]:
-        rule = find_rule(Place.STREAM, code) if type(code) is int else None
-        if rule is None:
-            reason = f"unknown error {code}: {text}"
-            return self._cut_request(reason, now) if self._outstanding else [Note(reason)]
-        return _ANSWERS[rule.before](self, rule, code, text, now)
+    def _fail(self, message: dict[str, Any], now: float) -> list[Happening]:
+        """Handle an error. Its text is in what happened, or in what is raised, or in a note of its own."""
+        rule, code, text = find_error(message)
+        reason = rule.say(code, text) if rule else text
+        self.last_error = reason, now
+        if rule:
+            happened = _ANSWERS[rule.before](self, rule, code, text, now)
+        else:
+            happened = self._cut_request(reason, now) if self._outstanding else [Note(reason)]
+        is_shown = any(isinstance(each, Note | Waiting | Refused) for each in happened)
+        if not is_shown and reason not in self._shown:
+            happened.insert(0, Note(reason))
+        if len(self._shown) >= _MOST_SHOWN:
+            self._shown.clear()
+        self._shown.add(reason)
+        return happened
 
     def _fail_for_good(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
         raise final(rule, code, text)

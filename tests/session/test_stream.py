@@ -985,3 +985,60 @@ def test_a_refusal_before_the_acknowledgement_is_final() -> None:
                 await sink.running
 
     uvloop.run(main())
+
+
+@pytest.mark.parametrize("code", ["499", '"499"', "null"])
+def test_what_the_server_said_is_part_of_why_its_connection_was_given_up(
+    code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "ANSWER_WAIT_S", 0.3)
+
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.send(f'[{{"T":"error","code":{code},"msg":"some new thing"}}]')
+            await socket.wait_closed()
+
+        wanted = {"trades": {"AAPL"}, "quotes": {"AAPL"}}
+        async with open_session(talk, Subscriptions(wanted=wanted)) as (sink, said):
+            while not said:
+                await asyncio.sleep(0.01)
+            assert "no answer to a subscription" in said[0]
+            assert "some new thing" in said[0]
+            assert "some new thing" in sink.session.trouble
+
+    uvloop.run(main())
+    logged = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert "some new thing" in logged[0]
+
+
+def test_an_error_that_data_followed_long_ago_is_not_why_a_connection_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_RELATED_S", 0.2)
+
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.send(orjson.dumps([ACK]).decode())
+            await socket.send('[{"T":"error","code":499,"msg":"some new thing"}]')
+            await socket.send(TRADE)
+            await asyncio.sleep(0.4)
+            await socket.close(1001, "bye")
+
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (_, said):
+            while len(said) < 2:
+                await asyncio.sleep(0.01)
+            assert "1001 bye" in said[1]
+            assert "some new thing" not in said[1]
+
+    uvloop.run(main())
+
+
+def test_an_error_found_after_the_connection_was_lost_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: case.session.reconnects == 1)
+        case.session.handle_control([{"T": "error", "code": 407, "msg": "slow client"}])
+        await case.until(lambda: "slow client (407)" in caplog.text)
+
+    play(story, faults=("drop@0.2",))

@@ -11,6 +11,7 @@ import pytest
 
 from mdstream.config import Credentials
 from mdstream.errors import CredentialsError, ServerError
+from mdstream.venues.alpaca.refusals import STREAM_TEXTS
 from mdstream.wire.codec import CODECS
 from mdstream.wire.happenings import Note, Ready, Refused, Waiting
 from mdstream.wire.protocol import ANSWER_WAIT_S, HEADER_AUTH_WAIT_S, SETTLE_S, StreamProtocol
@@ -240,8 +241,9 @@ def test_what_was_served_and_is_refused_by_the_next_connection_is_requested_unti
     p = make_authenticated(trades={"A", "B"}, quotes={"A"})
     p.receive(ack(trades=["A", "B"], quotes=["A"]), 0.0)
     p = reconnect(p, 10.0)
-    [*refused, ready] = answer_all(p, error(code), 10.0)
+    *happened, ready = answer_all(p, error(code), 10.0)
     assert ready == Ready()
+    refused = [each for each in happened if isinstance(each, Refused)]
     assert {(r.channel, r.symbol) for each in refused for r in each.refusals} == {
         ("trades", "A"),
         ("trades", "B"),
@@ -447,12 +449,45 @@ def test_a_malformed_symbol_is_found_over_all_channels_at_once() -> None:
     assert refused
 
 
-@pytest.mark.parametrize("code", [[1], {"a": 1}, "402", None, 1.5, True])
+@pytest.mark.parametrize("code", [[1], {"a": 1}, "402a", "", "٤٠٢", "-402", "9" * 5000, None, 1.5, True])
 def test_an_error_without_a_proper_code_is_only_noted(code: Any) -> None:
     p = make_authenticated(trades={"A"})
     p.receive(ack(trades=["A"]), 1.0)
     [note] = p.receive(orjson.dumps([{"T": "error", "code": code, "msg": "malformed"}]), 2.0)
     assert isinstance(note, Note)
+    assert "malformed" in note.text
+
+
+@pytest.mark.parametrize("code", sorted({*STREAM_TEXTS, 499}))
+@pytest.mark.parametrize("is_subscribed", [False, True])
+def test_each_error_is_shown_once_and_is_known_as_the_last_one(code: int, is_subscribed: bool) -> None:
+    """The text is in an event or a note, or in what is raised; then the session logs it."""
+    p = make_authenticated(trades={"A"}, quotes={"A", "B"})
+    if is_subscribed:
+        p.receive(ack(trades=["A"], quotes=["A", "B"]), 0.2)
+    shown: list[str] = []
+    try:
+        shown += map(str, p.receive(error(code, "some text"), 1.0))
+        if not is_subscribed and p.state is State.SUBSCRIBING:
+            shown += [str(each) for each in p.receive(error(code, "some text"), 2.0) if type(each) is Note]
+    except (CredentialsError, ServerError) as raised:
+        shown.append(str(raised))
+    assert len([text for text in shown if "some text" in text and str(code) in text]) == 1
+    assert "some text" in p.last_error[0]
+
+
+@pytest.mark.parametrize("code", sorted(STREAM_TEXTS))
+def test_a_code_may_be_a_text_of_digits(code: int) -> None:
+    outcomes = []
+    for each in (code, str(code)):
+        p = make_authenticated(trades={"A"})
+        try:
+            p.receive(orjson.dumps([{"T": "error", "code": each, "msg": "x"}]), 1.0)
+        except (CredentialsError, ServerError) as raised:
+            outcomes.append(f"{type(raised).__name__} {raised} {raised.code}")
+        else:
+            outcomes.append(f"{p.state} {p.subscriptions.refused} {p.last_error}")
+    assert outcomes[0] == outcomes[1]
 
 
 def test_requests_stay_below_32_kb_and_each_waits_for_its_answer() -> None:
@@ -714,19 +749,21 @@ def test_refusals_that_come_count_although_data_flows() -> None:
     rows["trades"] = 1
     p.receive(error(410), 5.0)
     [refused] = p.receive(error(410), 5.1)
+    assert isinstance(refused, Refused)
     assert refused.refusals[0][:2] == ("trades", "A")
     assert p.receive(ack(quotes=["A"]), 5.2) == [Ready()]
     assert set(p.subscriptions.refused) == {("trades", "A")}
     assert p.subscriptions.active == {"quotes": {"A"}}
 
 
-def test_an_unsubscribe_without_an_answer_counts_as_done_while_data_flows() -> None:
+@pytest.mark.parametrize("flows", [True, False])
+def test_an_unsubscribe_without_an_answer_counts_as_done(flows: bool) -> None:
     rows: Rows = {"trades": 0}
     p = make_watched(rows, trades={"A", "B"})
     p.receive(ack(trades=["A", "B"]), 1.0)
     p.subscriptions.wanted["trades"] = {"A"}
     p.change(20.0)
-    rows["trades"] = 1
+    rows["trades"] = int(flows)
     assert wait_for_deadline(p, 20.0)[-1] == Ready()
     assert p.subscriptions.active == {"trades": {"A"}}
 

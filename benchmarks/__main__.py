@@ -16,6 +16,7 @@ from types import ModuleType
 from benchmarks.harness import Plan, Record, describe_machine, findings
 from benchmarks.subjects import SubjectError, exit_on_closed_pipe, exit_on_sigterm
 from mdstream.pool.worker_code import COMPILING, compile_kernels
+from mdstream.system.shared_places import replace_named, why_not_ours
 
 NAMES = {
     "ordinary": "10 to 2,000 messages/s, one message a payload: CPU time of the engine and of alpaca-py",
@@ -104,6 +105,8 @@ def _turns(text: str) -> int:
 def _check(path: str) -> None:
     """Exit if `path` cannot be written, before anything is measured."""
     file = Path(path)
+    if why := why_not_ours(file):
+        sys.exit(f"--json {path}: {why}")
     existed = file.exists()
     try:
         file.open("a").close()
@@ -115,9 +118,8 @@ def _check(path: str) -> None:
 
 def _write(path: str, records: list[Record]) -> None:
     """Write the records so far, so that a later failure does not lose them."""
-    temporary = Path(f"{path}.new")
-    temporary.write_text(json.dumps(records, indent=1) + "\n")
-    temporary.replace(path)
+    with replace_named(Path(path)) as file:
+        file.write(json.dumps(records, indent=1).encode() + b"\n")
 
 
 if __name__ == "__main__":

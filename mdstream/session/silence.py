@@ -1,9 +1,10 @@
 """Distinguish a connected socket that is dead from one that has nothing to send.
 
-There are two kinds of limits. The stream's own limits apply to the socket as a whole, and only in the hours
-in which the data feed is lively. Any data shows that the socket works, and the busiest subscribed channel
-sets the limit. Limits from the user's settings apply at all hours, each to its channel: the session notices
-when quotes stop although trades still arrive.
+There are two kinds of limits. The stream's own limits apply to the socket as a whole: any data shows that
+the socket works, and the busiest subscribed channel sets the limit. Only time in which the data feed is
+lively (`sessions.lively_ns`) counts, as silence and as pace; a night between two sessions does not exist.
+Limits from the user's settings apply at all hours, each to its channel: the session notices when quotes
+stop although trades still arrive.
 
 A stream's own limit fits symbols that trade much. A thin symbol is quiet for longer, so `Pace` learns how
 long the silences of these subscriptions last, and a connection is replaced only after a much longer one.
@@ -57,13 +58,13 @@ class Pace:
 
     # Mutable state, written once a second.
     _longest: float
-    """The longest silence that ended with data, in seconds."""
+    """The longest silence that ended with data, in lively seconds."""
     _quiet: float
-    """The present silence at the last look."""
+    """The present silence at the last look, in lively seconds."""
     _last_data: float
     """Time of the last data at the last look."""
     _looks: int
-    """Looks that found new data."""
+    """Looks that found new data while the data feed was lively."""
     _fruitless: int
     """Replaced connections since the last data: a new connection was as silent as the one before."""
 
@@ -76,13 +77,12 @@ class Pace:
         self._quiet = 0.0
 
     def observe(self, last_data: float, quiet: float, is_lively: Callable[[], bool]) -> None:
-        """Note the time of the last data and the present silence in seconds, about once a second."""
+        """Note the time of the last data and the present silence in lively seconds, about once a second."""
         if last_data != self._last_data:
             self._last_data = last_data
-            self._looks += 1
+            self._looks += is_lively()
             self._fruitless = 0
-            if self._quiet > self._longest and is_lively():
-                self._longest = self._quiet
+            self._longest = max(self._longest, self._quiet)
         self._quiet = quiet
 
     def replace(self) -> None:
@@ -125,7 +125,7 @@ class Silence:
         quiet = self._quiet(now)
         if limit:
             self._pace.observe(self.last_data, quiet, self._is_lively)
-            if quiet > limit and quiet > self._pace.limit(limit) and self._is_lively():
+            if quiet > self._pace.limit(limit) and self._is_lively():
                 limit = self._pace.limit(limit)
                 self._pace.replace()
                 return f"connected but mute for {limit:g} s"
@@ -142,7 +142,10 @@ class Silence:
         return ""
 
     def _quiet(self, now: float) -> float:
-        return now - max(self.last_data, self._since)
+        """Return the seconds of the present silence in which the data feed was lively."""
+        at = time.time_ns()
+        silent = round((now - max(self.last_data, self._since)) * 1e9)
+        return sessions.lively_ns(self._limits.feed, at - silent, at) / 1e9
 
     def _is_lively(self) -> bool:
         return sessions.is_lively(self._limits.feed, time.time_ns())

@@ -30,13 +30,12 @@ from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
 from mdstream.system.clock import receipts
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
-from mdstream.venues.alpaca.bodies import is_control
+from mdstream.venues.alpaca.bodies import SUBSCRIPTION, TYPE, is_control
 from mdstream.venues.alpaca.refusals import THROTTLED, Place, find_rule
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
 from mdstream.wire.happenings import Note, Ready, Refused, Waiting
 from mdstream.wire.protocol import StreamProtocol
-from mdstream.wire.state import State
 from mdstream.wire.subscription import Refusal, Subscriptions
 
 log = logging.getLogger(__name__)
@@ -47,6 +46,8 @@ _SHORT_S = 5.0
 MOST_HELD_BYTES = 32 * 1024 * 1024
 """Payloads of a stream that are held while all buffers are full. Only then reading pauses, and with it the
 answers to pings, which are behind the data."""
+_RELATED_S = 10.0
+"""How long an error of the server may be the cause of a lost connection although data came after it."""
 _NAMED = 5
 """Most refused subscriptions that an event names."""
 
@@ -85,6 +86,8 @@ class StreamSession:
     _socket: Socket | None
     _protocol: StreamProtocol | None
     _had_data: bool
+    _last_error: tuple[str, float]
+    """The server's last error on the last connection, and when it came on the monotonic clock."""
 
     # Written by `run`, `_doubt` also by `_react`.
     _doubt: Doubt
@@ -123,8 +126,10 @@ class StreamSession:
         self._kind = PayloadKind.MSGPACK if target.codec == "msgpack" else PayloadKind.JSON
         self._socket = None
         self._protocol = None
+        self._rows_of = rows_of
         self._silence = Silence(target.mute, rows_of)
         self._had_data = False
+        self._last_error = "", -math.inf
         self._doubt = Doubt(has_worked)
         self._lost_at = -math.inf
         self._held = deque()
@@ -138,6 +143,7 @@ class StreamSession:
         pauses = reconnect_pauses()
         while True:
             self._had_data = False
+            self._last_error = "", -math.inf
             established, place = self.established, Place.STREAM
             try:
                 self._handle_late_control()
@@ -153,16 +159,18 @@ class StreamSession:
                 if not left:
                     raise
                 lost: Exception = error
-                text = f"refused, although it worked before: {error}; final in {left:.0f} s"
+                reason = self._explain(error)
+                text = f"refused, although it worked before: {reason}; final in {left:.0f} s"
                 severity = Severity.ERROR
             except (ServerError, NetworkError) as error:
-                lost, text, severity = error, f"connection lost: {error}", Severity.WARNING
+                lost, reason = error, self._explain(error)
+                text, severity = f"connection lost: {reason}", Severity.WARNING
             if self._had_data and self.established > established:
                 pauses = reconnect_pauses()  # the connection worked: start with short pauses again
                 if time.monotonic() - self._lost_at < _SHORT_S:
                     next(pauses)
                 self._lost_at = time.monotonic()
-            self.trouble = str(lost)
+            self.trouble = reason
             pause = _pause(lost, next(pauses))
             fields = {"reason": self.trouble, "pause_s": pause}
             text = f"{text}; reconnecting in {pause:.1f} s"
@@ -174,6 +182,17 @@ class StreamSession:
         """Return how long a refusal still counts as temporary."""
         rule = None if error.code is None else find_rule(place, error.code)
         return self._doubt.seconds_left(rule, time.monotonic()) if rule else 0.0
+
+    def _explain(self, error: Exception) -> str:
+        """Return why the connection was lost, with the server's last error if that may be the cause.
+
+        It may be if no data came after it, or if it came only seconds ago.
+        """
+        text, at = self._last_error
+        is_related = self._silence.last_data < at or time.monotonic() - at < _RELATED_S
+        if is_related and text not in str(error):
+            return f"{error}; last error of the server: {text}"
+        return str(error)
 
     @property
     def progress(self) -> tuple[Any, ...]:
@@ -191,10 +210,16 @@ class StreamSession:
         self._changed.set()
 
     def _handle_late_control(self) -> None:
-        """Raise an error if a control message, found after its connection was lost, is a final error."""
+        """Handle control messages that were found after their connection was lost.
+
+        An acknowledgement shows that key and address worked. Raises an error if a later one is final.
+        """
         found, self._found_late = self._found_late, []
         for message in found:
-            raise_if_fatal(message)
+            if message.get(TYPE) == SUBSCRIPTION:
+                self._doubt.succeed()
+            if text := raise_if_fatal(message):
+                log.warning("%s", text)
 
     # -- one connection, in order of time
 
@@ -208,6 +233,7 @@ class StreamSession:
             self.subscriptions,
             time.monotonic(),
             target.header_auth,
+            self._rows_of,
         )
         socket.start(self._receiver(protocol))
         parts: list[asyncio.Future[None]] = [
@@ -225,6 +251,7 @@ class StreamSession:
             for task in done:
                 task.result()
         finally:
+            self._last_error = protocol.last_error
             self._socket = self._protocol = None
             self.ready.clear()
             if not self._held:  # else the run ends, and these payloads are still to be put
@@ -259,7 +286,7 @@ class StreamSession:
             return False  # a worker rejects and keeps it
         if not all(is_control(message) for message in messages):
             return False  # a worker decodes the data, and hands control messages back
-        self._react(protocol.receive_messages(messages, time.monotonic()))
+        self._take_control(protocol, messages)
         self.control_messages += len(messages)
         return True
 
@@ -292,12 +319,18 @@ class StreamSession:
             self._changed.clear()
             now = time.monotonic()
             found, self._found_late = self._found_late, []
-            happened = protocol.receive_messages(found, now)
-            self._react(happened + protocol.tick(now) + protocol.change(now))
-            if protocol.state is not State.STREAMING or self._held:
+            self._take_control(protocol, found)
+            self._react(protocol.tick(now))
+            self._react(protocol.change(now))
+            if not self.ready.is_set() or self._held:
                 self._silence.restart()
             elif reason := self._silence.find_fault(now, self.subscriptions):
                 raise NetworkError(reason)
+
+    def _take_control(self, protocol: StreamProtocol, messages: list[dict[str, Any]]) -> None:
+        """Handle control messages one by one: what one establishes counts before the next one refuses."""
+        for message in messages:
+            self._react(protocol.receive_messages([message], time.monotonic()))
 
     def _react(self, happened: list[Any]) -> None:
         for event in happened:

@@ -31,6 +31,7 @@ from mdstream.simulator.sender import Sent, Shared
 from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.simulator.source import MarketSource
 from mdstream.system import children
+from mdstream.system.shared_places import open_named
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class Simulator:
             raise ConfigError(f"ticks: no file {settings.ticks!r}")
         if settings.sent_log:
             try:
-                self._shared.sent_log = open(settings.sent_log, "wb")  # noqa: SIM115  closed below
+                self._shared.sent_log = open_named(Path(settings.sent_log))  # closed below
             except OSError as error:
                 raise ConfigError(f"--sent-log {settings.sent_log!r}: {error.strerror}") from error
         self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=0.5)

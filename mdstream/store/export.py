@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 
@@ -13,6 +14,7 @@ from mdstream.store import nautilus
 from mdstream.store.arrival import sort_by_arrival
 from mdstream.store.objects import summarize_error
 from mdstream.store.schema import ROW
+from mdstream.system.shared_places import follow_own_links, replace_named, why_not_ours
 
 ENDINGS = (".csv", ".csv.gz", ".parquet")
 _VENUE = re.compile(r"[A-Z][A-Z0-9_]*")
@@ -23,6 +25,8 @@ def check_file(to: Path, force: bool) -> str:
     ending = next((each for each in ENDINGS if to.name.endswith(each)), None)
     if ending is None:
         raise ConfigError(f"--to {to}: its name must end in {', '.join(ENDINGS)}")
+    if why := why_not_ours(to):
+        raise ConfigError(f"--to {to}: {why}")
     if to.exists() and not force:
         raise ConfigError(f"--to {to}: the file exists; --force replaces it")
     if not to.absolute().parent.is_dir():
@@ -44,14 +48,11 @@ def export_file(rows: pl.LazyFrame, to: Path, force: bool = False) -> int:
     order = [name for name in ("symbol", "ts", "created_at") if name in columns]
     rows = sort_by_arrival(rows, *order).drop(ROW, strict=False)
     failures = (OSError, pl.exceptions.ComputeError)  # the Parquet writer turns the former into the latter
-    partial = to.with_name(f".{to.name}.partial")
     try:
-        _write(rows, partial, ending)
-        partial.rename(to)
+        with replace_named(to) as file:
+            _write(rows, file, ending)
     except failures as error:
         raise StoreError(f"cannot export to {to}: {summarize_error(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     frame = pl.scan_parquet(to) if ending == ".parquet" else pl.scan_csv(to)
     return int(frame.select(pl.len()).collect().item())
 
@@ -75,17 +76,22 @@ def check_catalogue(dataset: str, catalogue: Path, venue: str) -> None:
     nautilus.check(dataset)
     if catalogue.exists() and not catalogue.is_dir():
         raise ConfigError(f"--to {catalogue}: a catalogue is a folder, but this is a file")
+    for folder in (catalogue, catalogue / "data", *catalogue.glob("data/*"), *catalogue.glob("data/*/*")):
+        try:
+            follow_own_links(folder)
+        except PermissionError as error:
+            raise ConfigError(f"--to {catalogue}: {error.strerror}") from error
     if not _VENUE.fullmatch(venue):
         raise ConfigError(f"--venue {venue!r}: use capital letters, digits and _ only, as XNAS")
 
 
-def _write(rows: pl.LazyFrame, path: Path, ending: str) -> None:
+def _write(rows: pl.LazyFrame, file: BinaryIO, ending: str) -> None:
     if ending == ".parquet":
-        rows.sink_parquet(path, compression="zstd")
+        rows.sink_parquet(file, compression="zstd")
         return
     lists = [name for name, kind in rows.collect_schema().items() if isinstance(kind, pl.List)]
     flat = rows.with_columns(pl.col(lists).list.join(";"), *bytes_to_text(rows))
     if ending == ".csv":
-        flat.sink_csv(path)
+        flat.sink_csv(file)
     else:
-        flat.sink_csv(path, compression="gzip", check_extension=False)
+        flat.sink_csv(file, compression="gzip", check_extension=False)

@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from mdstream.errors import ConfigError
+from mdstream.system.shared_places import open_named
 from mdstream.views.utilization import draw
 
 _ROLES = {
@@ -54,7 +55,8 @@ def write(found: dict[str, Any], title: str, path: Path) -> None:
     picture = paint(found, title)
     data = picture if path.suffix == ".png" else _page(found, title, picture).encode()
     try:
-        path.write_bytes(data)
+        with open_named(path) as file:
+            file.write(data)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from error
 

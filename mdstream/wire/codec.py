@@ -16,11 +16,13 @@ CodecName = Literal["json", "msgpack"]
 
 # A control message is alone in its array, and `T` is its first key: a few bytes distinguish it from data,
 # so that the session never parses data. (`"s"` alone is the type of a trading status.) The types are those
-# of `venues.alpaca.bodies.CONTROL`.
+# of `venues.alpaca.bodies.CONTROL`. A control message without an array around it is one, too.
 _JSON_USUAL = b'[{"T":"'
 _JSON_CONTROL = (b'[{"T":"su', b'[{"T":"er')
-_JSON_SPACED_CONTROL = re.compile(rb'\s*\[\s*\{\s*"T"\s*:\s*"(?:su|er)').match
+_JSON_SPACED_CONTROL = re.compile(rb'\s*\[?\s*\{\s*"T"\s*:\s*"(?:su|er)').match
 _ONE_MESSAGE = b"\x91"
+_ARRAYS = b"\x90"
+"""The first byte of an array is at least this, and that of a short map is less."""
 _MSGPACK_CONTROL = (b"\xa1T\xa7success", b"\xa1T\xa5error", b"\xa1T\xacsubscription")
 
 
@@ -61,14 +63,15 @@ class MsgpackCodec:
         try:
             messages = msgpack.unpackb(payload, strict_map_key=False)
         except (ValueError, TypeError, msgpack.UnpackException) as error:
-            if payload[:1] == _ONE_MESSAGE and (message := read_short_map(payload[1:])) is not None:
+            start = 1 if payload.startswith(_ONE_MESSAGE) else 0
+            if (message := read_short_map(payload[start:])) is not None:
                 return [message]
             raise ServerError(f"control message is not msgpack: {payload[:80]!r}") from error
         return _messages(messages, payload)
 
     def is_control(self, payload: bytes) -> bool:
         """Return whether `payload` is a control message in the service's form."""
-        return payload.startswith(_MSGPACK_CONTROL, 2)
+        return payload.startswith(_MSGPACK_CONTROL, 2 if payload >= _ARRAYS else 1)
 
 
 Codec = JsonCodec | MsgpackCodec
@@ -77,6 +80,8 @@ CODECS: dict[str, Codec] = {"json": JsonCodec(), "msgpack": MsgpackCodec()}
 
 
 def _messages(decoded: Any, payload: bytes) -> list[dict[str, Any]]:
+    if isinstance(decoded, dict):
+        return [decoded]
     if not isinstance(decoded, list) or not all(isinstance(m, dict) for m in decoded):
         raise ServerError(f"expected an array of control messages, got {payload[:80]!r}")
     return decoded

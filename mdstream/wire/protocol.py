@@ -10,23 +10,28 @@
    messages; later also those that a decoder finds among data.
 4. Subscriptions that are refused for now are requested again, at growing intervals.
 
-`_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.RefusalKind`).
+Data shows that a connection is served. So a request whose answer does not come, or cannot be read, costs
+the connection only if no data came since (`_do_without_answer`).
+
+`_ANSWERS` has the answer to each kind of error (`venues.alpaca.refusals.RefusalKind`). The file is long
+because the steps share one state.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mdstream.config import Credentials
 from mdstream.errors import ServerError
 from mdstream.text.masking import clean
 from mdstream.venues.alpaca import auth, bodies
-from mdstream.venues.alpaca.refusals import Place, RefusalKind, Rule, find_rule
+from mdstream.venues.alpaca.refusals import RefusalKind, Rule
 from mdstream.wire.codec import Codec
-from mdstream.wire.final import final
+from mdstream.wire.final import final, find_error
 from mdstream.wire.happenings import Happening, Note, Ready, Refused, Waiting
 from mdstream.wire.state import Event, State, follow
 from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
@@ -39,6 +44,17 @@ SETTLE_S = 1.0
 """How long acknowledgements may lack a requested symbol before it counts as refused: the server may answer
 each channel by itself, or twice."""
 
+_BACKLOG_S = 1.0
+"""How long to wait for payloads that may be data but are not decoded yet."""
+
+_DOES_WITHOUT = (
+    "the acknowledgement of a subscription did not come, or could not be read; data arrives, so that the "
+    "connection stays"
+)
+
+_MOST_SHOWN = 100
+"""Texts of errors that are remembered, so that each is noted once."""
+
 _AUTH_RETRY_S = (0.5, 1.0, 2.0, 3.0, 5.0)
 """Pauses before authenticating again on the same socket while another connection has the place."""
 
@@ -49,17 +65,24 @@ class _Outstanding:
     deadline: float
     settle_at: float | None = None
     """Set by an acknowledgement that lacks a part of the request."""
+    rows: dict[str, int | None] = field(default_factory=dict)
+    """Rows of each subscribed channel when the request was sent; None if not known yet."""
 
 
 class StreamProtocol:
     """The protocol state of one connection. A new connection needs a new `StreamProtocol`.
 
-    `subscriptions` outlives it: the wanted, active and refused ones. Final errors raise `CredentialsError`,
-    and errors that need a new connection `ServerError`.
+    `subscriptions` outlives it: the wanted, active and refused ones. `rows_of` returns the number of rows
+    received on a channel; None while received data is not decoded yet. Final errors raise
+    `CredentialsError`, and errors that need a new connection `ServerError`.
     """
 
     # Written only here.
     state: State
+    last_error: tuple[str, float]
+    """The last error of the server, and when it came; empty without one."""
+    _shown: set[str]
+    """Errors that were reported or noted; those of parts of a request are repeated often."""
     _outgoing: deque[bytes | str]
     """Messages that `to_send` will return."""
     _queue: deque[Request]
@@ -77,6 +100,8 @@ class StreamProtocol:
     """How often that was in vain, in a row."""
     _is_repeat: bool
     """Whether the requests under way repeat refused ones, and nothing has changed by them yet."""
+    _does_without: bool
+    """Whether a request of this connection had no answer, and data came instead."""
 
     def __init__(
         self,
@@ -85,13 +110,17 @@ class StreamProtocol:
         subscriptions: Subscriptions,
         now: float,
         headers_sent: bool = False,
+        rows_of: Callable[[str], int | None] = lambda channel: 0,
     ) -> None:
         self.state = State.OPENING
+        self.last_error = "", -math.inf
+        self._shown = set()
         self.subscriptions = subscriptions
         subscriptions.begin()
         self._codec = codec
         self._credentials = credentials
         self._headers_sent = headers_sent
+        self._rows_of = rows_of
         self._outgoing = deque()
         self._queue = deque()
         self._outstanding = None
@@ -101,6 +130,7 @@ class StreamProtocol:
         self._again_at = None
         self._again_attempts = 0
         self._is_repeat = False
+        self._does_without = False
         self.is_control: Callable[[bytes], bool] = codec.is_control
 
     # -- called by the session, in order of time
@@ -117,7 +147,7 @@ class StreamProtocol:
             if kind == bodies.SUCCESS:
                 happened += self._succeed(clean(str(message.get("msg"))), now)
             elif kind == bodies.ERROR:
-                happened += self._fail(message.get("code"), clean(str(message.get("msg", ""))), now)
+                happened += self._fail(message, now)
             elif kind == bodies.SUBSCRIPTION:
                 happened += self._acknowledge(message, now)
         return happened
@@ -140,7 +170,9 @@ class StreamProtocol:
         return min((t for t in times if t is not None), default=None)
 
     def tick(self, now: float) -> list[Happening]:
-        """Handle timers. Raises `ServerError` when an answer is overdue."""
+        """Handle timers. Raises `ServerError` when an answer is overdue and no data came instead."""
+        if self._outstanding is not None:
+            self._note_rows(self._outstanding)
         if self._auth_at is not None and now >= self._auth_at:
             self._authenticate(now)
         elif self.state is State.OPENING and now >= self._deadline:
@@ -154,7 +186,7 @@ class StreamProtocol:
             if now >= self._outstanding.settle_at:
                 return self._settle(now)
         elif now >= self._outstanding.deadline:
-            raise ServerError(f"no answer to a subscription within {ANSWER_WAIT_S:.0f} s")
+            return self._do_without_answer(self._outstanding, now)
         return []
 
     def change(self, now: float) -> list[Happening]:
@@ -208,6 +240,7 @@ class StreamProtocol:
             return self._complete(now)
         request = self._queue.popleft()
         self._outstanding = _Outstanding(request, now + ANSWER_WAIT_S)
+        self._note_rows(self._outstanding)
         self._send(request.message())
         return []
 
@@ -232,12 +265,9 @@ class StreamProtocol:
         return self._next_request(now)
 
     def _acknowledge(self, message: dict[str, Any], now: float) -> list[Happening]:
-        refused, count = len(self.subscriptions.refused), self.subscriptions.count
-        self.subscriptions.acknowledge(message)
-        if len(self.subscriptions.refused) < refused:
-            self._again_attempts = 0  # there is room again: do not wait long with the rest
-        if self.subscriptions.count != count:
-            self._is_repeat = False
+        if not self.subscriptions.can_read(message):
+            return []  # as if it had not come
+        self._update(message)
         if self._outstanding is None:
             return []
         if self.subscriptions.shows(self._outstanding.request):
@@ -246,6 +276,52 @@ class StreamProtocol:
         if self._outstanding.settle_at is None:
             self._outstanding.settle_at = now + SETTLE_S
         return []
+
+    def _update(self, message: Mapping[str, Any]) -> None:
+        """Update the active subscriptions from an acknowledgement."""
+        refused, count = len(self.subscriptions.refused), self.subscriptions.count
+        self.subscriptions.acknowledge(message)
+        if len(self.subscriptions.refused) < refused:
+            self._again_attempts = 0  # there is room again: do not wait long with the rest
+        if self.subscriptions.count != count:
+            self._is_repeat = False
+
+    def _note_rows(self, outstanding: _Outstanding) -> None:
+        """Note how many rows each subscribed channel has, of those for which it is not known yet."""
+        served = (channel for channel, symbols in self.subscriptions.active.items() if symbols)
+        for channel in (*(channel for channel, _ in outstanding.request.symbols), *served):
+            if outstanding.rows.get(channel) is None:
+                outstanding.rows[channel] = self._rows_of(channel)
+
+    def _do_without_answer(self, outstanding: _Outstanding, now: float) -> list[Happening]:
+        """Continue if data of a subscribed channel came since the request; otherwise raise `ServerError`.
+
+        If it is of a channel of the request, the request counts as served, as far as is known. If it is of
+        others, the connection works, and the request is sent again later. Without data, a repeat of what is
+        refused is sent again, too, and an unsubscribe counts as done: their connection was in order before,
+        and the rule about silence finds that it is dead.
+        """
+        request, subscriptions = outstanding.request, self.subscriptions
+        rows = {channel: self._rows_of(channel) for channel in outstanding.rows}
+        if None in (*rows.values(), *outstanding.rows.values()):
+            outstanding.deadline = now + _BACKLOG_S
+            return []
+        flowing = {channel for channel, before in outstanding.rows.items() if rows[channel] != before}
+        was_in_order = request.action != "subscribe" or subscriptions.has_refused(request)
+        if not flowing and not was_in_order:
+            raise ServerError(f"no answer to a subscription within {ANSWER_WAIT_S:.0f} s")
+        self._outstanding = None
+        happened: list[Happening] = []
+        if flowing and not self._does_without:
+            self._does_without = True
+            happened.append(Note(_DOES_WITHOUT))
+        if request.action != "subscribe":
+            subscriptions.drop(request)
+        elif flowing.isdisjoint(channel for channel, _ in request.symbols):
+            happened += self._refuse(subscriptions.unanswered(request), is_for_now=True)
+        else:
+            self._update(subscriptions.with_request(request))
+        return happened + self._next_request(now)
 
     def _settle(self, now: float) -> list[Happening]:
         """Refuse what the last acknowledgement lacks, because no other one followed."""
@@ -263,8 +339,7 @@ class StreamProtocol:
             ]
             happened += self._refuse(lost, is_for_now=True)
         else:  # an incomplete unsubscribe is not repeated
-            for channel, symbols in request.symbols:
-                subscriptions.active.get(channel, set()).difference_update(symbols)
+            subscriptions.drop(request)
         return happened + self._next_request(now)
 
     def _refuse(self, refusals: list[Refusal], is_for_now: bool) -> list[Happening]:
@@ -275,12 +350,22 @@ class StreamProtocol:
 
     # -- errors
 
-    def _fail(self, code: Any, text: str, now: float) -> list[Happening]:
-        rule = find_rule(Place.STREAM, code) if type(code) is int else None
-        if rule is None:
-            reason = f"unknown error {code}: {text}"
-            return self._cut_request(reason, now) if self._outstanding else [Note(reason)]
-        return _ANSWERS[rule.before](self, rule, code, text, now)
+    def _fail(self, message: dict[str, Any], now: float) -> list[Happening]:
+        """Handle an error. Its text is in what happened, or in what is raised, or in a note of its own."""
+        rule, code, text = find_error(message)
+        reason = rule.say(code, text) if rule else text
+        self.last_error = reason, now
+        if rule:
+            happened = _ANSWERS[rule.before](self, rule, code, text, now)
+        else:
+            happened = self._cut_request(reason, now) if self._outstanding else [Note(reason)]
+        is_shown = any(isinstance(each, Note | Waiting | Refused) for each in happened)
+        if not is_shown and reason not in self._shown:
+            happened.insert(0, Note(reason))
+        if len(self._shown) >= _MOST_SHOWN:
+            self._shown.clear()
+        self._shown.add(reason)
+        return happened
 
     def _fail_for_good(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
         raise final(rule, code, text)

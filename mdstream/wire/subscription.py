@@ -17,6 +17,8 @@ MAX_REQUEST_BYTES = MESSAGE_BYTES - 512
 
 OMITTED = "not in the server's acknowledgement"
 """Reason of a refusal if the server did not acknowledge a symbol."""
+UNANSWERED = "no answer from the server"
+"""Reason of a refusal if the server did not answer at all, although it sends data of other channels."""
 
 AGAIN_SOON_S = (1.0, 2.0, 3.0, 5.0, 10.0)
 """Pauses before refused subscriptions are requested again on the same connection, if some of them were
@@ -160,6 +162,11 @@ class Subscriptions:
             self.again.discard(pair)
             self.asking.discard(pair)
 
+    def can_read(self, message: Mapping[str, Any]) -> bool:
+        """Return whether an acknowledgement has texts in a list, or nothing, for each wanted channel."""
+        found = (message.get(channel) or [] for channel in self.wanted)
+        return all(isinstance(s, list) and all(isinstance(each, str) for each in s) for s in found)
+
     def acknowledge(self, message: Mapping[str, Any]) -> None:
         """Update the active subscriptions from an acknowledgement, which has the server's whole set."""
         self.active = {
@@ -171,6 +178,30 @@ class Subscriptions:
         for channel, symbol in list(self.refused):
             if symbol in self.active.get(channel, ()):
                 self.forget_refusals(channel, [symbol])
+
+    def with_request(self, request: Request) -> dict[str, list[str]]:
+        """Return the acknowledgement that would grant `request` besides what is active."""
+        message = {channel: sorted(symbols) for channel, symbols in self.active.items()}
+        for channel, symbols in request.symbols:
+            message[channel] = [*message.get(channel, ()), *symbols]
+        return message
+
+    def has_refused(self, request: Request) -> bool:
+        """Return whether all of `request` is refused at present: it is a repeat."""
+        return all((channel, s) in self.refused for channel, symbols in request.symbols for s in symbols)
+
+    def unanswered(self, request: Request) -> list[Refusal]:
+        """Return the refusals of a request without an answer. What was refused before keeps its reason."""
+        return [
+            refusal._replace(reason=self.refused.get((refusal.channel, refusal.symbol), UNANSWERED))
+            for refusal in request.refuse(UNANSWERED)
+            if refusal.symbol in self.wanted.get(refusal.channel, ())
+        ]
+
+    def drop(self, request: Request) -> None:
+        """Make the subscriptions of an unsubscribe inactive."""
+        for channel, symbols in request.symbols:
+            self.active.get(channel, set()).difference_update(symbols)
 
     def shows(self, request: Request) -> bool:
         """Return whether the active subscriptions have what `request` adds, or lack what it removes."""

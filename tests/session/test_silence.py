@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -163,3 +166,126 @@ def test_the_silence_of_the_night_does_not_make_the_day_patient(monkeypatch: pyt
     at(monkeypatch, "2026-11-20T12:00")
     now = make_lively(watch)
     assert watch.find_fault(now + 61, subscribe("quotes"))
+
+
+DAY, NIGHT = ("16:00", "13:00", "09:30"), ("04:00", "04:00", "20:00")
+"""When a feed ceases to be lively, on a half day too, and when it begins."""
+MARKETS = {
+    "iex": DAY,
+    "sip": DAY,
+    "otc": DAY,
+    "opra": DAY,
+    "indicative": DAY,
+    "delayed_sip": ("16:15", "13:15", "09:45"),
+    "overnight": NIGHT,
+    "boats": NIGHT,
+}
+BREAKS = {
+    "a night": ("2026-12-01", "2026-12-02", False),
+    "a weekend": ("2026-12-04", "2026-12-07", False),
+    "a weekend in which the clocks change": ("2026-10-30", "2026-11-02", False),
+    "a holiday": ("2026-11-25", "2026-11-27", False),
+    "a half day and a weekend": ("2026-11-27", "2026-11-30", True),
+}
+
+
+def _list_breaks() -> Iterator[Any]:
+    """Each time in which a data feed is not lively: its first second, and the first one after it."""
+    for feed, (close, half, opens) in MARKETS.items():
+        for name, (last, first, is_half) in BREAKS.items():
+            if opens == "20:00":  # the night before a trading day
+                first = str(date.fromisoformat(first) - timedelta(1))
+            begin, end = (
+                datetime.fromisoformat(f"{day}T{hour}").replace(tzinfo=NEW_YORK).timestamp()
+                for day, hour in ((last, half if is_half else close), (first, opens))
+            )
+            yield pytest.param(feed, begin, end, id=f"{feed} after {name}")
+
+
+BREAK_TIMES = list(_list_breaks())
+ALWAYS_OPEN = sorted({f for s in STREAMS.values() if s.mute_after_s for f in s.feeds} - {*MARKETS})
+
+
+class Clock:
+    """Both clocks in one: seconds since 1970. The watch looks each second, more rarely while nothing opens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, feed: str, start: float) -> None:
+        self.now = start
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "time_ns", lambda: round(self.now * 1e9))
+        spec = next(spec for spec in STREAMS.values() if feed in spec.feeds)
+        self.watch = Silence(MuteLimits.of(spec, {}, feed), lambda channel: 0)
+        self.limit = spec.mute_after_s["quotes"]
+        self.replaced: list[float] = []
+        self.watch.restart()
+
+    def run(self, until: float, every: float = math.inf, step: float = 1.0) -> Clock:
+        """Let time pass, and data arrive `every` so many seconds; note when the connection is replaced."""
+        while self.now < until:
+            self.now = min(until, self.now + step)
+            if self.now - self.watch.last_data >= every:
+                self.watch.last_data = self.now
+            if self.watch.find_fault(self.now, subscribe("quotes")):
+                self.replaced.append(self.now)
+                self.watch.restart()
+        return self
+
+
+@pytest.mark.parametrize(("feed", "close", "opens"), BREAK_TIMES)
+def test_no_closed_second_is_silence(
+    feed: str, close: float, opens: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, feed, close - 600)
+    clock.run(close - 10, every=1).run(opens - 90, step=30)
+    clock.run(opens + clock.limit - 12)  # and the last ten seconds before the close
+    assert clock.replaced == []
+    clock.run(opens + 300, every=1)
+    assert clock.replaced == []
+    clock.run(opens + 900)
+    assert clock.replaced, "what died after the night is still found"
+
+
+@pytest.mark.parametrize("every", [1, 10])
+@pytest.mark.parametrize(("feed", "close", "opens"), BREAK_TIMES)
+def test_no_closed_second_is_pace(
+    feed: str, close: float, opens: float, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, feed, close - 600)
+    clock.run(close, every).run(opens - 90, step=30)
+    died = clock.run(opens + 1800, every).now
+    clock.run(died + 600)
+    assert clock.limit - every <= clock.replaced[0] - died <= clock.limit + 2
+
+
+@pytest.mark.parametrize(("feed", "close", "opens"), BREAK_TIMES)
+def test_what_died_before_the_close_is_found_after_the_open(
+    feed: str, close: float, opens: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch, feed, close - 600)
+    clock.run(close - 30, every=1).run(opens - 90, step=30).run(opens + 300)
+    assert clock.limit - 30 <= clock.replaced[0] - opens <= clock.limit - 28
+
+
+def test_data_of_closed_hours_does_not_make_the_pace_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    opens = datetime(2026, 12, 2, 9, 30, tzinfo=NEW_YORK).timestamp()
+    clock = Clock(monkeypatch, "iex", opens - 3600)
+    clock.run(opens, every=5).run(opens + 7200, every=240)
+    assert clock.replaced == []
+
+
+@pytest.mark.parametrize("moment", ["2026-12-02T03:00", "2026-11-21T12:00", "2026-12-25T12:00"])
+@pytest.mark.parametrize("feed", ALWAYS_OPEN)
+def test_what_is_always_open_is_lively_at_all_hours(
+    feed: str, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = datetime.fromisoformat(moment).replace(tzinfo=NEW_YORK).timestamp()
+    clock = Clock(monkeypatch, feed, start)
+    clock.run(start + 100, every=1).run(start + 200)
+    assert clock.replaced == [start + 100 + clock.limit + 1]
+
+
+def test_contracts_that_cease_to_trade_at_the_close_are_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = datetime(2026, 12, 1, 16, tzinfo=NEW_YORK).timestamp()
+    clock = Clock(monkeypatch, "opra", close - 600)
+    clock.run(close, every=1).run(close + 1800)
+    assert clock.replaced == []

@@ -29,6 +29,7 @@ from mdstream.simulator.simulator_settings import SimulatorSettings
 from mdstream.streams import STREAMS
 from mdstream.streams.spec import PayloadKind, StreamSpec
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
+from mdstream.wire import protocol
 from mdstream.wire.subscription import Subscriptions
 from tests.running import HANGING_S
 
@@ -60,6 +61,8 @@ class Sink:
         self.payloads: list[bytes] = []
         self.room = 1 << 60
         self.gaps = 0
+        self.session: Any = None
+        self.running: Any = None
 
     def offer(self, payload: bytes, kind: PayloadKind, recv_ns: int, is_last: bool = False) -> bool:
         assert abs(recv_ns - time.time_ns()) < HANGING_S * 1e9
@@ -189,7 +192,9 @@ def test_compression_is_off_unless_asked_for() -> None:
 
 @contextlib.asynccontextmanager
 async def open_session(
-    talk: Callable[[ServerConnection], Awaitable[None]], **config: Any
+    talk: Callable[[ServerConnection], Awaitable[None]],
+    subscriptions: Subscriptions | None = None,
+    **config: Any,
 ) -> AsyncIterator[Any]:
     """Open a session with a server that runs `talk`; yield its sink and the texts of its events."""
     async with serve(talk, "127.0.0.1", 0, max_size=None) as server:
@@ -203,12 +208,13 @@ async def open_session(
         sink, said = Sink(), list[str]()
         session = StreamSession(
             make_target(from_mapping(values)),
-            Subscriptions(),
+            subscriptions or Subscriptions(),
             sink,
             lambda event: said.append(event.text),
-            lambda channel: 0,
+            lambda channel: sink.rows(STREAMS["stocks"], channel),
         )
         running = asyncio.ensure_future(session.run())
+        sink.session, sink.running = session, running
         try:
             async with asyncio.timeout(HANGING_S):
                 yield sink, said
@@ -844,3 +850,195 @@ def test_what_a_lost_connection_still_occupies_is_requested_until_it_is_free() -
             await asyncio.gather(running, return_exceptions=True)
 
     uvloop.run(main())
+
+
+TRADE = '[{"T":"t","S":"AAPL","p":1}]'
+
+
+async def greet(socket: ServerConnection) -> dict[str, Any]:
+    """Accept any key; return the first request."""
+    await socket.send('[{"T":"success","msg":"connected"}]')
+    await socket.recv()
+    await socket.send('[{"T":"success","msg":"authenticated"}]')
+    request: dict[str, Any] = orjson.loads(await socket.recv())
+    return request
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        '[{"T":"subscription","trades":["AAPL"],"quotes":["AA',
+        '[{"T":"subscription","trades":["AAPL"],"quotes":["AAPL"],"x":NaN}]',
+        '[{"T":"subscriptions","trades":["AAPL"]}]',
+        '[{"T":"subscription","trades":"AAPL","quotes":"AAPL"}]',
+        '{"T":"subscription","trades":["AAPL"],"quotes":["AAPL"]}',
+        '"subscription"',
+    ],
+)
+def test_data_shows_that_a_connection_is_served_whatever_became_of_its_acknowledgement(
+    answer: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "ANSWER_WAIT_S", 0.5)
+
+    async def main() -> None:
+        connections = 0
+
+        async def talk(socket: ServerConnection) -> None:
+            nonlocal connections
+            connections += 1
+            await greet(socket)
+            if answer:
+                await socket.send(answer)
+            while True:
+                await socket.send(TRADE)
+                await asyncio.sleep(0.05)
+
+        subscriptions = Subscriptions(wanted={"trades": {"AAPL"}, "quotes": {"AAPL"}})
+        async with open_session(talk, subscriptions) as (_, said):
+            while not said:
+                await asyncio.sleep(0.01)
+            assert said == ["streaming trades 1, quotes 1"]
+            await asyncio.sleep(1.0)
+            assert len(said) == connections == 1
+
+    uvloop.run(main())
+    logged = [each for each in caplog.records if each.name == stream.__name__]
+    warnings = [each.getMessage() for each in logged if each.levelno >= logging.WARNING]
+    assert len(warnings) == (0 if answer.startswith('{"T"') else 1)
+
+
+def test_without_data_a_request_without_an_answer_costs_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "ANSWER_WAIT_S", 0.3)
+
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.wait_closed()
+
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (_, said):
+            while len(said) < 2:
+                await asyncio.sleep(0.01)
+            assert all("no answer to a subscription" in text for text in said)
+
+    uvloop.run(main())
+
+
+ACK = {"T": "subscription", "trades": ["AAPL"]}
+REFUSED = {"T": "error", "code": 402, "msg": "auth failed"}
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["connected", "lost"])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ([ACK, REFUSED], []),
+        ([ACK], [REFUSED]),
+        ([{"T": "success", "msg": "hello"}, ACK, {"T": "error", "code": 1, "msg": ""}, REFUSED], []),
+    ],
+)
+def test_what_precedes_a_refusal_in_a_batch_counts(
+    first: list[dict[str, Any]], then: list[dict[str, Any]], is_late: bool
+) -> None:
+    """A worker hands all control messages of a batch back at once."""
+
+    async def main() -> None:
+        connections = 0
+
+        async def talk(socket: ServerConnection) -> None:
+            nonlocal connections
+            connections += 1
+            await greet(socket)
+            asked.set()
+            if connections > 1:
+                await socket.send(orjson.dumps([ACK]).decode())
+            elif is_late:
+                return
+            await socket.wait_closed()
+
+        asked = asyncio.Event()
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (sink, said):
+            await asked.wait()
+            while is_late and not said:
+                await asyncio.sleep(0)
+            sink.session.handle_control(first)
+            sink.session.handle_control(then)
+            while not any("streaming" in text for text in said[2:]):
+                await asyncio.sleep(0.01)
+                assert not sink.running.done(), sink.running.exception()
+            assert any("refused, although it worked before: auth failed (402)" in text for text in said)
+
+    uvloop.run(main())
+
+
+def test_a_refusal_before_the_acknowledgement_is_final() -> None:
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.send(orjson.dumps([REFUSED, ACK]).decode())
+            await socket.wait_closed()
+
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (sink, _):
+            with pytest.raises(CredentialsError, match="402"):
+                await sink.running
+
+    uvloop.run(main())
+
+
+@pytest.mark.parametrize("code", ["499", '"499"', "null"])
+def test_what_the_server_said_is_part_of_why_its_connection_was_given_up(
+    code: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "ANSWER_WAIT_S", 0.3)
+
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.send(f'[{{"T":"error","code":{code},"msg":"some new thing"}}]')
+            await socket.wait_closed()
+
+        wanted = {"trades": {"AAPL"}, "quotes": {"AAPL"}}
+        async with open_session(talk, Subscriptions(wanted=wanted)) as (sink, said):
+            while not said:
+                await asyncio.sleep(0.01)
+            assert "no answer to a subscription" in said[0]
+            assert "some new thing" in said[0]
+            assert "some new thing" in sink.session.trouble
+
+    uvloop.run(main())
+    logged = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert "some new thing" in logged[0]
+
+
+def test_an_error_that_data_followed_long_ago_is_not_why_a_connection_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "_RELATED_S", 0.2)
+
+    async def main() -> None:
+        async def talk(socket: ServerConnection) -> None:
+            await greet(socket)
+            await socket.send(orjson.dumps([ACK]).decode())
+            await socket.send('[{"T":"error","code":499,"msg":"some new thing"}]')
+            await socket.send(TRADE)
+            await asyncio.sleep(0.4)
+            await socket.close(1001, "bye")
+
+        async with open_session(talk, Subscriptions(wanted={"trades": {"AAPL"}})) as (_, said):
+            while len(said) < 2:
+                await asyncio.sleep(0.01)
+            assert "1001 bye" in said[1]
+            assert "some new thing" not in said[1]
+
+    uvloop.run(main())
+
+
+def test_an_error_found_after_the_connection_was_lost_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(case: Case) -> None:
+        await case.until(lambda: case.session.reconnects == 1)
+        case.session.handle_control([{"T": "error", "code": 407, "msg": "slow client"}])
+        await case.until(lambda: "slow client (407)" in caplog.text)
+
+    play(story, faults=("drop@0.2",))

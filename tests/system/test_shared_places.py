@@ -10,14 +10,24 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from mdstream.config import StoreConfig
-from mdstream.errors import NoRunError
+from mdstream.engine import report_file
+from mdstream.errors import ConfigError, NoRunError
 from mdstream.frames import rundir
 from mdstream.frames.rundir import RunDirectory
 from mdstream.recording import process
-from mdstream.system.shared_places import is_out_of_reach, is_private, open_new
+from mdstream.store.export import check_catalogue, check_file, export_file
+from mdstream.system.shared_places import (
+    is_out_of_reach,
+    is_private,
+    open_named,
+    open_new,
+    replace_named,
+    why_not_ours,
+)
 from tests.running import HANGING_S
 
 OTHER_USER = 65534
@@ -228,3 +238,163 @@ def test_without_any_safe_place_no_kernel_is_stored(tmp_path: Path) -> None:
         folder.mkdir()
         folder.chmod(0o777)
     assert "is not this user's alone" in find_cache(cache, temporary)
+
+
+# -- files that the user names
+
+
+def plant_link(place: Path, target: Path) -> None:
+    act_as_other("os.symlink(sys.argv[1], sys.argv[2])", target, place)
+
+
+def plant_chain(place: Path, target: Path) -> None:
+    """A link of ours that leads to one of another user."""
+    plant_link(place.with_name("between"), target)
+    place.symlink_to("between")
+
+
+def plant_loose_link(place: Path, target: Path) -> None:
+    plant_link(place, target.with_name("not-there-yet"))
+
+
+def plant_file(place: Path, target: Path) -> None:
+    act_as_other("open(sys.argv[1], 'w').close(); os.chmod(sys.argv[1], 0o666)", place)
+
+
+def plant_pipe(place: Path, target: Path) -> None:
+    act_as_other("os.mkfifo(sys.argv[1]); os.chmod(sys.argv[1], 0o666)", place)
+
+
+def plant_hard_link(place: Path, target: Path) -> None:
+    """As another user could, where `fs.protected_hardlinks` is 0."""
+    os.link(target, place)
+
+
+PLANTS = [
+    pytest.param(plant_link, marks=as_two_users),
+    pytest.param(plant_chain, marks=as_two_users),
+    pytest.param(plant_loose_link, marks=as_two_users),
+    pytest.param(plant_file, marks=as_two_users),
+    pytest.param(plant_pipe, marks=as_two_users),
+    plant_hard_link,
+]
+
+
+def write_in_place(path: Path) -> None:
+    with open_named(path) as file:
+        file.write(b"rows")
+
+
+def write_whole(path: Path) -> None:
+    with replace_named(path) as file:
+        file.write(b"rows")
+
+
+def write_report(path: Path) -> None:
+    report_file.write({}, path)
+
+
+def write_rows(path: Path) -> None:
+    export_file(pl.LazyFrame({"ts": [1]}), path.with_name("x.csv"), force=True)
+
+
+WRITERS: list[Callable[[Path], None]] = [write_in_place, write_whole, write_report, write_rows]
+
+
+@pytest.mark.parametrize("is_sticky", [False, True])
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("plant", PLANTS)
+def test_what_another_user_planted_where_a_file_is_named_is_not_written_to(
+    root: Path, plant: Callable[[Path, Path], None], write: Callable[[Path], None], is_sticky: bool
+) -> None:
+    root.chmod(0o1777 if is_sticky else 0o777)
+    target, place = root.parent / "precious", root / "x.csv"
+    target.write_text("precious")
+    plant(place, target)
+    before = sorted(root.iterdir())
+    assert why_not_ours(place)
+    with pytest.raises((PermissionError, ConfigError), match=r"belongs to|another name"):
+        write(place)
+    assert target.read_text() == "precious"
+    assert not target.with_name("not-there-yet").exists()
+    assert sorted(root.iterdir()) == before
+    with pytest.raises(ConfigError, match=r"belongs to|another name"):
+        report_file.check_path(place)
+    with pytest.raises(ConfigError, match=r"--to .* (belongs to|has another name)"):
+        check_file(place, force=True)
+
+
+@as_two_users
+@pytest.mark.parametrize("name", [".x.csv.partial", "x.csv.partial", "x.csv.new"])
+def test_a_link_at_a_predictable_name_beside_a_file_is_not_followed(root: Path, name: str) -> None:
+    target = root.parent / "precious"
+    target.write_text("precious")
+    plant_link(root / name, target)
+    write_rows(root / "x.csv")
+    assert target.read_text() == "precious"
+    assert (root / "x.csv").read_text() == "ts\n1\n"
+    assert sorted(each.name for each in root.iterdir()) == sorted([name, "x.csv"])
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_links_and_files_of_this_user_are_written_to(root: Path, write: Callable[[Path], None]) -> None:
+    place, target = root / "x.csv", root.parent / "mine.csv"
+    for _ in range(2):
+        write(place)
+    place.rename(target)
+    os.chmod(target, 0o640)
+    (root / "between").symlink_to("../mine.csv")
+    place.symlink_to("between")
+    target.write_text("before")
+    write(place)
+    assert target.read_bytes() not in (b"", b"before")
+    assert place.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert why_not_ours(place) == ""
+
+
+def test_a_file_that_is_not_completed_leaves_what_was_there(root: Path) -> None:
+    place = root / "x.csv"
+    place.write_text("before")
+    with pytest.raises(ValueError, match="broken"), replace_named(place) as file:
+        file.write(b"half")
+        raise ValueError("broken")
+    assert place.read_text() == "before"
+    assert list(root.iterdir()) == [place]
+
+
+@pytest.mark.parametrize("write", [write_in_place, write_whole, write_report])
+def test_devices_and_open_files_may_be_named(root: Path, write: Callable[[Path], None]) -> None:
+    write(Path("/dev/null"))
+    reading, writing = os.pipe()
+    try:
+        write(Path(f"/dev/fd/{writing}"))
+        assert os.read(reading, 100)
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_long_name_and_a_circle_of_links(root: Path) -> None:
+    name = "x" * 255
+    write_whole(root / name)
+    assert (root / name).read_bytes() == b"rows"
+    (root / "a").symlink_to("b")
+    (root / "b").symlink_to("a")
+    with pytest.raises(OSError, match="symbolic links"):
+        write_whole(root / "a")
+
+
+@as_two_users
+@pytest.mark.parametrize("part", ["", "data", "data/quote_tick", "data/quote_tick/AAPL.XNAS"])
+def test_a_catalogue_does_not_lead_through_links_of_another_user(root: Path, part: str) -> None:
+    catalogue, elsewhere = root / "catalogue", root.parent / "elsewhere"
+    elsewhere.mkdir()
+    place = catalogue / part
+    place.parent.mkdir(parents=True, exist_ok=True)
+    for folder in (catalogue, *catalogue.rglob("*")):
+        if folder.exists():
+            folder.chmod(0o777)
+    plant_link(place, elsewhere)
+    with pytest.raises(ConfigError, match=r"--to .* is a link that belongs to the user"):
+        check_catalogue("stocks.quotes", catalogue, "XNAS")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgpack
@@ -10,6 +11,7 @@ import pytest
 
 from mdstream.config import Credentials
 from mdstream.errors import CredentialsError, ServerError
+from mdstream.venues.alpaca.refusals import STREAM_TEXTS
 from mdstream.wire.codec import CODECS
 from mdstream.wire.happenings import Note, Ready, Refused, Waiting
 from mdstream.wire.protocol import ANSWER_WAIT_S, HEADER_AUTH_WAIT_S, SETTLE_S, StreamProtocol
@@ -72,6 +74,10 @@ def test_msgpack_goes_both_ways() -> None:
         (ack(trades=[]), True),
         (b'[{"T": "error", "code": 402}]', True),
         (b' [ { "T" : "subscription" } ]', True),
+        (b'{"T":"subscription","trades":[]}', True),
+        (b' { "T": "error", "code": 402}', True),
+        (b'{"T":"t","S":"AAPL"}', False),
+        (b'{"T": "s", "S": "AAPL"}', False),
         (b'[{"T": "s", "S": "AAPL"}]', False),
         (b'[{"T":"s","S":"AAPL","sc":"H"}]', False),
         (b'[{"T":"t","S":"AAPL"},{"T":"error"}]', False),
@@ -94,7 +100,14 @@ def test_control_is_distinguished_from_data_by_a_look_at_a_few_bytes(payload: by
     ],
 )
 def test_control_is_distinguished_from_data_in_msgpack(message: dict[str, Any], control: bool) -> None:
-    assert CODECS["msgpack"].is_control(msgpack.packb([message])) is control
+    for payload in (msgpack.packb([message]), msgpack.packb(message)):
+        assert CODECS["msgpack"].is_control(payload) is control
+        assert CODECS["msgpack"].decode(payload) == [message]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x80", b"\x81\xa1T", b"\x90", b"\x91", b"\xdc", b"T"])
+def test_what_is_too_short_is_no_control_in_msgpack(payload: bytes) -> None:
+    assert not CODECS["msgpack"].is_control(payload)
 
 
 def test_header_authentication_waits_for_the_server_and_then_falls_back_to_a_message() -> None:
@@ -228,8 +241,9 @@ def test_what_was_served_and_is_refused_by_the_next_connection_is_requested_unti
     p = make_authenticated(trades={"A", "B"}, quotes={"A"})
     p.receive(ack(trades=["A", "B"], quotes=["A"]), 0.0)
     p = reconnect(p, 10.0)
-    [*refused, ready] = answer_all(p, error(code), 10.0)
+    *happened, ready = answer_all(p, error(code), 10.0)
     assert ready == Ready()
+    refused = [each for each in happened if isinstance(each, Refused)]
     assert {(r.channel, r.symbol) for each in refused for r in each.refusals} == {
         ("trades", "A"),
         ("trades", "B"),
@@ -435,12 +449,45 @@ def test_a_malformed_symbol_is_found_over_all_channels_at_once() -> None:
     assert refused
 
 
-@pytest.mark.parametrize("code", [[1], {"a": 1}, "402", None, 1.5, True])
+@pytest.mark.parametrize("code", [[1], {"a": 1}, "402a", "", "٤٠٢", "-402", "9" * 5000, None, 1.5, True])
 def test_an_error_without_a_proper_code_is_only_noted(code: Any) -> None:
     p = make_authenticated(trades={"A"})
     p.receive(ack(trades=["A"]), 1.0)
     [note] = p.receive(orjson.dumps([{"T": "error", "code": code, "msg": "malformed"}]), 2.0)
     assert isinstance(note, Note)
+    assert "malformed" in note.text
+
+
+@pytest.mark.parametrize("code", sorted({*STREAM_TEXTS, 499}))
+@pytest.mark.parametrize("is_subscribed", [False, True])
+def test_each_error_is_shown_once_and_is_known_as_the_last_one(code: int, is_subscribed: bool) -> None:
+    """The text is in an event or a note, or in what is raised; then the session logs it."""
+    p = make_authenticated(trades={"A"}, quotes={"A", "B"})
+    if is_subscribed:
+        p.receive(ack(trades=["A"], quotes=["A", "B"]), 0.2)
+    shown: list[str] = []
+    try:
+        shown += map(str, p.receive(error(code, "some text"), 1.0))
+        if not is_subscribed and p.state is State.SUBSCRIBING:
+            shown += [str(each) for each in p.receive(error(code, "some text"), 2.0) if type(each) is Note]
+    except (CredentialsError, ServerError) as raised:
+        shown.append(str(raised))
+    assert len([text for text in shown if "some text" in text and str(code) in text]) == 1
+    assert "some text" in p.last_error[0]
+
+
+@pytest.mark.parametrize("code", sorted(STREAM_TEXTS))
+def test_a_code_may_be_a_text_of_digits(code: int) -> None:
+    outcomes = []
+    for each in (code, str(code)):
+        p = make_authenticated(trades={"A"})
+        try:
+            p.receive(orjson.dumps([{"T": "error", "code": each, "msg": "x"}]), 1.0)
+        except (CredentialsError, ServerError) as raised:
+            outcomes.append(f"{type(raised).__name__} {raised} {raised.code}")
+        else:
+            outcomes.append(f"{p.state} {p.subscriptions.refused} {p.last_error}")
+    assert outcomes[0] == outcomes[1]
 
 
 def test_requests_stay_below_32_kb_and_each_waits_for_its_answer() -> None:
@@ -517,7 +564,7 @@ def test_unknown_messages_and_errors_change_nothing() -> None:
 
 
 def test_a_broken_control_message_is_an_error_of_the_server() -> None:
-    for payload in (b'[{"T":"error"', b'{"T":"error"}', b"[1]"):
+    for payload in (b'[{"T":"error"', b'"error"', b"[1]"):
         with pytest.raises(ServerError):
             CODECS["json"].decode(payload)
     with pytest.raises(ServerError):
@@ -551,3 +598,182 @@ def test_what_is_cut_within_a_member_or_is_data_is_no_short_acknowledgement() ->
             decode(SHORT[:end])
     with pytest.raises(ServerError, match="not msgpack"):
         decode(b"\x91\x88" + msgpack.packb({"T": "t", "S": "AAPL"})[1:])
+
+
+# -- acknowledgements that do not come, or cannot be read
+
+
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_however_an_acknowledgement_is_damaged_it_is_read_or_left_to_the_decoder(codec: Any) -> None:
+    messages = [{"T": "subscription", "trades": ["AAPL"], "quotes": ["AAPL"], "bars": ["AAPL"]}]
+    whole = orjson.dumps(messages) if codec == "json" else msgpack.packb(messages)
+    damaged = [whole[:end] for end in range(len(whole))] + [whole[start:] for start in range(len(whole))]
+    damaged += [whole + b"\xc0", whole + whole, whole.replace(b"AAPL", b"\xff\xfe\xfd\xfc")]
+    damaged += [
+        whole[:at] + bytes([value]) + whole[at + 1 :]
+        for at in range(len(whole))
+        for value in (0, 0x22, 0x5B, 0x81, 0x82, 0x90, 0x92, 0xC1, 0xDF, 0xFF)
+    ]
+    for payload in damaged:
+        subscriptions = Subscriptions(wanted={"trades": {"AAPL"}, "quotes": {"AAPL"}})
+        p = StreamProtocol(CODECS[codec], KEYS, subscriptions, 0.0, rows_of=lambda channel: 0)
+        p.state = State.STREAMING
+        if p.is_control(payload):
+            with contextlib.suppress(ServerError):  # a worker rejects and keeps it
+                p.receive(payload, 1.0)
+
+
+Rows = dict[str, int | None]
+
+
+def make_watched(rows: Rows, **wanted: set[str]) -> StreamProtocol:
+    """A protocol that has just sent its first request at 0.1, and sees the `rows` of each channel."""
+    subscriptions = Subscriptions(wanted={c: set(s) for c, s in wanted.items()})
+    p = StreamProtocol(CODECS["json"], KEYS, subscriptions, 0.0, rows_of=lambda c: rows.get(c, 0))
+    p.receive(CONNECTED, 0.0)
+    p.receive(AUTHENTICATED, 0.1)
+    p.to_send()
+    return p
+
+
+def wait_for_deadline(p: StreamProtocol, since: float) -> list[Any]:
+    """Look each second, as the session does, until an answer is overdue."""
+    happened: list[Any] = []
+    for second in range(1, 11):
+        happened += p.tick(since + second)
+    return happened
+
+
+def test_data_in_place_of_an_acknowledgement_shows_that_a_subscription_is_served() -> None:
+    rows: Rows = {"trades": 5}
+    p = make_watched(rows, trades={"A"}, quotes={"A", "B"})
+    rows["trades"] = 6
+    [note, ready] = wait_for_deadline(p, 0.1)
+    assert "could not be read" in note.text
+    assert ready == Ready()
+    assert p.subscriptions.active == {"trades": {"A"}, "quotes": {"A", "B"}}
+    assert p.state is State.STREAMING
+    assert p.change(11.0) == [] == decode_sent(p)
+
+
+@pytest.mark.parametrize("damage", ["AAPL", {"AAPL": 1}, 7, True, [None], [["A"]], [{"S": "A"}]])
+def test_an_acknowledgement_that_cannot_be_read_is_none(damage: Any) -> None:
+    rows: Rows = {"trades": 5}
+    p = make_watched(rows, trades={"A"})
+    assert p.receive(orjson.dumps([{"T": "subscription", "trades": damage}]), 1.0) == []
+    rows["trades"] = 6
+    assert wait_for_deadline(p, 0.1)[-1] == Ready()
+    assert p.subscriptions.active == {"trades": {"A"}}
+
+
+def test_values_of_other_keys_do_not_damage_an_acknowledgement() -> None:
+    p = make_watched({}, trades={"A"}, quotes=set())
+    message = {"T": "subscription", "trades": ["A"], "quotes": None, "id": "x", "at": 5}
+    assert p.receive(orjson.dumps([message]), 1.0) == [Ready()]
+
+
+def test_rows_of_an_earlier_connection_do_not_show_that_a_subscription_is_served() -> None:
+    p = make_watched({"trades": 5, "quotes": 7}, trades={"A"}, quotes={"A"})
+    with pytest.raises(ServerError, match="no answer to a subscription"):
+        wait_for_deadline(p, 0.1)
+
+
+def test_payloads_that_wait_to_be_decoded_are_waited_for() -> None:
+    rows: Rows = {"trades": None}  # payloads of the connection before
+    p = make_watched(rows, trades={"A"})
+    assert p.tick(5.0) == []
+    rows["trades"] = 100
+    assert p.tick(6.0) == []
+    rows["trades"] = None
+    assert p.tick(10.1) == [] == p.tick(11.1)
+    rows["trades"] = 100
+    with pytest.raises(ServerError, match="no answer"):
+        p.tick(12.1)
+
+
+def test_each_of_many_requests_is_judged_by_data_since_it_was_sent() -> None:
+    rows: Rows = {"trades": 0}
+    symbols = {f"SYMBOL{i:05d}" for i in range(6000)}
+    p = make_watched(rows, trades=symbols)
+    notes, at = [], 0.1
+    while p.state is not State.STREAMING:
+        rows["trades"] = (rows["trades"] or 0) + 1
+        notes += [each for each in wait_for_deadline(p, at) if isinstance(each, Note)]
+        at += 10
+    assert p.subscriptions.active["trades"] == symbols
+    assert len(notes) == 1, "one warning for each connection"
+
+
+def test_what_is_not_served_while_other_channels_flow_is_requested_again() -> None:
+    rows: Rows = {"trades": 0}
+    p = make_watched(rows, trades={"A"})
+    assert p.receive(ack(trades=["A"]), 1.0) == [Ready()]
+    p.subscriptions.wanted["bars"] = {"A"}
+    p.change(20.0)
+    assert decode_sent(p) == [{"action": "subscribe", "bars": ["A"]}]
+    rows["trades"] = 1
+    [note, refused, ready] = wait_for_deadline(p, 20.0)
+    assert (type(note), type(refused), ready) == (Note, Refused, Ready())
+    assert p.subscriptions.active == {"trades": {"A"}}
+    p.tick(31.0)
+    assert decode_sent(p) == [{"action": "subscribe", "bars": ["A"]}]
+    rows["bars"] = 1
+    assert wait_for_deadline(p, 31.0) == [Ready()]
+    assert p.subscriptions.active == {"trades": {"A"}, "bars": {"A"}}
+    assert not p.subscriptions.refused
+
+
+@pytest.mark.parametrize("flows", [True, False])
+def test_a_repeat_that_gets_no_answer_does_not_cost_the_connection(flows: bool) -> None:
+    rows: Rows = {"trades": 0}
+    p = make_watched(rows, trades={"A"}, quotes={"A"})
+    p.receive(ack(trades=["A"]), 1.0)
+    [refused, _] = p.tick(1.0 + SETTLE_S)
+    assert isinstance(refused, Refused)
+    at = 2.0
+    for _ in range(5):
+        at = p.due() or 0.0
+        assert p.tick(at) == []
+        assert decode_sent(p) == [{"action": "subscribe", "quotes": ["A"]}]
+        rows["trades"] = (rows["trades"] or 0) + flows
+        assert not [each for each in wait_for_deadline(p, at) if not isinstance(each, Note)]
+        assert p.state is State.STREAMING
+    assert set(p.subscriptions.refused) == {("quotes", "A")}
+    p.tick(p.due() or 0.0)
+    assert p.receive(ack(trades=["A"], quotes=["A"]), at + 100) == [Ready()]
+
+
+def test_refusals_that_come_count_although_data_flows() -> None:
+    rows: Rows = {"trades": 0}
+    p = make_watched(rows, trades={"A"}, quotes={"A"})
+    rows["trades"] = 1
+    p.receive(error(410), 5.0)
+    [refused] = p.receive(error(410), 5.1)
+    assert isinstance(refused, Refused)
+    assert refused.refusals[0][:2] == ("trades", "A")
+    assert p.receive(ack(quotes=["A"]), 5.2) == [Ready()]
+    assert set(p.subscriptions.refused) == {("trades", "A")}
+    assert p.subscriptions.active == {"quotes": {"A"}}
+
+
+@pytest.mark.parametrize("flows", [True, False])
+def test_an_unsubscribe_without_an_answer_counts_as_done(flows: bool) -> None:
+    rows: Rows = {"trades": 0}
+    p = make_watched(rows, trades={"A", "B"})
+    p.receive(ack(trades=["A", "B"]), 1.0)
+    p.subscriptions.wanted["trades"] = {"A"}
+    p.change(20.0)
+    rows["trades"] = int(flows)
+    assert wait_for_deadline(p, 20.0)[-1] == Ready()
+    assert p.subscriptions.active == {"trades": {"A"}}
+
+
+def test_an_acknowledgement_that_comes_late_is_believed() -> None:
+    rows: Rows = {"trades": 0}
+    p = make_watched(rows, trades={"A", "B"})
+    rows["trades"] = 1
+    wait_for_deadline(p, 0.1)
+    p.receive(ack(trades=["A"]), 12.0)
+    assert p.subscriptions.active == {"trades": {"A"}}
+    p.change(13.0)
+    assert decode_sent(p)[-1] == {"action": "subscribe", "trades": ["B"]}

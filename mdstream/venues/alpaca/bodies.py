@@ -30,6 +30,15 @@ def is_control(message: Mapping[str, object]) -> bool:
     return isinstance(wire_type, str) and wire_type in CONTROL
 
 
+def read_code(code: object) -> int | None:
+    """Return the code of an error, a number or a text of digits; None if it is neither."""
+    if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) <= _LONGEST_CODE:
+        return int(code)
+    return code if type(code) is int else None
+
+
+_LONGEST_CODE = 9
+
 # -- bodies of REST
 
 NEXT_PAGE_TOKEN = "next_page_token"

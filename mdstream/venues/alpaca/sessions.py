@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
@@ -114,7 +114,7 @@ def session_at(feed: str, at: int) -> Session | None:
     if feed not in HOURS:
         return Session.REGULAR
     hours = HOURS[feed]
-    local = datetime.fromtimestamp(at // 1_000_000_000, UTC).astimezone(NEW_YORK)
+    local = _to_local(at)
     into = timedelta(hours=local.hour, minutes=local.minute, seconds=local.second)
     day = local.date()
     if hours.has_overnight and (
@@ -161,12 +161,40 @@ def is_closed(feed: str, first: int, past: int) -> bool:
     return bool(is_known) and not find_windows(feed, first, past)
 
 
+def lively_ns(feed: str, first: int, past: int) -> int:
+    """Return how many ns of a time range are lively: messages of the data feed are to be expected then.
+
+    Only this time counts as silence. Lively is the data feed's `liveliest` session, without `late`, when
+    only some contracts trade.
+    """
+    if feed not in HOURS:
+        return max(0, past - first)
+    day, last = (_to_local(at).date() for at in (first, past))
+    last += timedelta(1)  # its night begins on the day before
+    total = 0
+    while day <= last:
+        begin, end = _lively_part(HOURS[feed], day)
+        total += max(0, min(past, end) - max(first, begin))
+        day += timedelta(1)
+    return total
+
+
 def is_lively(feed: str, at: int) -> bool:
     """Return whether messages of a data feed are to be expected at a time: silence is then unusual."""
-    if feed not in HOURS:
-        return True
-    hours = HOURS[feed]
-    return session_at(feed, at - hours.delay_ns) is hours.liveliest
+    return lively_ns(feed, at, at + 1) > 0
+
+
+@functools.lru_cache(64)
+def _lively_part(hours: Hours, day: date) -> tuple[int, int]:
+    """Return begin and end of the lively part of a day; equal without one."""
+    if not is_trading_day(day):
+        return 0, 0
+    midnight = round(datetime(day.year, day.month, day.day, tzinfo=NEW_YORK).timestamp()) * 1_000_000_000
+    if hours.liveliest is Session.OVERNIGHT:
+        begin, end = _DUSK - timedelta(1), _DAWN
+    else:
+        begin, end = _OPEN, _CLOSE_HALF if day in HALF else _CLOSE
+    return midnight + _to_ns(begin) + hours.delay_ns, midnight + _to_ns(end) + hours.delay_ns
 
 
 def read_sessions(names: str | Sequence[str]) -> list[str]:
@@ -242,6 +270,10 @@ def _trading_days() -> _Days:
     is_half = np.asarray([day in HALF for day in days])
     closes = midnights + np.where(is_half, _to_ns(_CLOSE_HALF), _to_ns(_CLOSE))
     return _Days(midnights, midnights + _to_ns(_OPEN), closes, is_half)
+
+
+def _to_local(at: int) -> datetime:
+    return datetime.fromtimestamp(at // 1_000_000_000, UTC).astimezone(NEW_YORK)
 
 
 def _to_ns(into: timedelta) -> int:

@@ -162,3 +162,34 @@ def test_the_calendar_is_that_of_the_library() -> None:
         if session is Session.REGULAR:
             day = f"{datetime.fromtimestamp(first / 1e9, NEW_YORK):%Y-%m-%d}"
             assert (opens[day].value, closes[day].value) == (first, past)
+
+
+@pytest.mark.parametrize(
+    ("feed", "first", "past", "seconds"),
+    [
+        ("sip", "2026-12-01T15:59", "2026-12-02T09:31", 120),
+        ("iex", "2026-12-01T16:00", "2026-12-02T09:30", 0),
+        ("opra", "2026-12-01T15:59:30", "2026-12-01T16:15", 30),
+        ("otc", "2026-11-27T12:00", "2026-11-30T09:30:05", 3605),
+        ("delayed_sip", "2026-12-01T09:30", "2026-12-01T09:46", 60),
+        ("boats", "2026-12-04T03:59", "2026-12-06T20:01", 120),
+        ("overnight", "2026-11-25T00:00", "2026-11-27T00:00", 8 * 3600),
+        ("sip", "2026-10-26T00:00", "2026-11-07T00:00", 10 * 6.5 * 3600),
+        ("sip", "2036-12-01T00:00", "2036-12-02T00:00", 6.5 * 3600),
+        ("us", "2026-11-21T00:00", "2026-11-23T00:00", 48 * 3600),
+        ("sip", "2026-12-01T12:00", "2026-12-01T12:00", 0),
+    ],
+)
+def test_lively_time_is_counted(feed: str, first: str, past: str, seconds: float) -> None:
+    assert sessions.lively_ns(feed, ns(first), ns(past)) == seconds * 1e9
+
+
+@pytest.mark.parametrize("feed", sessions.HOURS)
+def test_what_is_lively_is_a_part_of_the_liveliest_session(feed: str) -> None:
+    hours = sessions.HOURS[feed]
+    for at in range(ns("2026-11-24"), ns("2026-12-01"), 15 * 60_000_000_000):
+        is_lively = sessions.is_lively(feed, at)
+        if is_lively:
+            assert sessions.session_at(feed, at - hours.delay_ns) is hours.liveliest
+        elif not hours.late:
+            assert sessions.session_at(feed, at - hours.delay_ns) is not hours.liveliest

@@ -3,12 +3,13 @@
     ready, by partition ─► enough rows, or the end ─► workers join ─► one commit ─► staged pages removed
 
 A commit is noted in the ledger before it is made, and the table keeps its number. After a kill between the
-two, `settle` sees which of them happened.
+two, `settle` sees which of them happened. Rows that are fetched again are replaced in the same commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from mdstream.history.executor import PageExecutor
 from mdstream.history.ledger import Ledger, Progress
 from mdstream.history.request import BackfillRequest
 from mdstream.history.staging import Staging
+from mdstream.store.replacement import OldRows
 from mdstream.store.table import NewFile, StoreTable
 
 log = logging.getLogger(__name__)
@@ -108,8 +110,7 @@ class Filing:
             if commit is not None and commit <= version:
                 self._ledger.finish_commit(number)
             else:
-                for path in paths:
-                    (self._table.folder / path).unlink(missing_ok=True)
+                self._table.remove(paths, commit)
                 self._ledger.drop_files(number)
         self._staging.keep_only(self._ledger.staged_shards())
 
@@ -205,16 +206,33 @@ class Filing:
                 raise StoreError("an earlier commit failed")
             self._commit_failed = True
             version = self._ledger.begin_commit(self._request.dataset, number)
-            # Of channels with revisions, `scan` returns the last one, and the older may stay. After a kill
-            # behind the deletion, the new rows are still staged, and the next run commits them.
-            old = [p.shard for p in group.shards if p.replaces]
-            if old and not self._request.channel.revised_by:
-                await asyncio.to_thread(self._table.delete, group.partition, old)
-            await asyncio.to_thread(self._table.commit, files, version)
+            # Of channels with revisions, `scan` returns the last one, and the older may stay.
+            old = [
+                OldRows(self._request.partition(p.shard.first), *p.shard)
+                for p in group.shards
+                if p.replaces and not self._request.channel.revised_by
+            ]
+            await _run_to_its_end(self._table.commit, files, version, old)
             self._ledger.finish_commit(number)
             if not self._ledger.table_id(self._request.dataset):
                 self._ledger.set_table_id(self._request.dataset, self._table.read_state().id)
             self._commit_failed = False
+
+
+async def _run_to_its_end(work: Callable[..., None], *arguments: object) -> None:
+    """Do work in a thread. If this is cancelled, the work still ends first.
+
+    The lock on the store is held meanwhile: the next run must not find a commit that is being made.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        task.exception()  # it ends with this one, and the next run sees what is missing
+        raise
 
 
 class _Staged(NamedTuple):

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -39,11 +39,15 @@ _ROWS_PER_PAGE = 10_000
 
 @dataclass(slots=True)
 class _Group:
-    """Shards of one partition that become files together."""
+    """Shards that become files together: those of one partition, or whole adjusted series."""
 
-    partition: dict[str, str]
     shards: list[Progress] = field(default_factory=list)
+    partitions: set[tuple[str, ...]] = field(default_factory=set)
     rows: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.rows >= ROWS_PER_FILE * len(self.partitions)
 
 
 class Filing:
@@ -54,7 +58,7 @@ class Filing:
 
     # Written while shards are added and files are written.
     _ready: dict[tuple[str, ...], _Group]
-    """Fetched shards that wait for more, by values of their partition."""
+    """Fetched shards that wait for more, by values of their partition; adjusted series are together."""
     _joins: set[asyncio.Task[None]]
     _commit_failed: bool
     """Whether a commit failed, or is under way."""
@@ -114,12 +118,14 @@ class Filing:
                 self._ledger.drop_files(number)
         self._staging.keep_only(self._ledger.staged_shards())
 
-    def add(self, progress: Progress) -> None:
-        """Add a fetched shard to the others of its partition."""
-        partition = self._request.partition(progress.shard.first)
-        group = self._ready.setdefault(tuple(partition.values()), _Group(partition))
-        group.shards.append(progress)
-        group.rows += progress.rows
+    def add(self, shards: Iterable[Progress]) -> None:
+        """Add fetched shards to the others of their partitions. Whole adjusted series come together."""
+        for progress in shards:
+            partition = tuple(self._request.partition(progress.shard.first).values())
+            group = self._ready.setdefault(() if self._request.is_adjusted else partition, _Group())
+            group.shards.append(progress)
+            group.partitions.add(partition)
+            group.rows += progress.rows
 
     @property
     def is_empty(self) -> bool:
@@ -131,7 +137,7 @@ class Filing:
 
         Waits while too many are being written. Errors are raised in `tasks`.
         """
-        for key in [key for key, group in self._ready.items() if group.rows >= ROWS_PER_FILE]:
+        for key in [key for key, group in self._ready.items() if group.is_full]:
             self._start(key, executor, tasks)
         if sum(group.rows for group in self._ready.values()) > _MOST_STAGED:
             self._start(max(self._ready, key=lambda key: self._ready[key].rows), executor, tasks)
@@ -151,20 +157,23 @@ class Filing:
     async def _write(self, group: _Group, executor: PageExecutor) -> None:
         """Write the files of a group, and commit them."""
         group.shards.sort(key=lambda progress: (progress.shard.symbol, progress.shard.first))
-        staged = [
-            _Staged(str(path), progress.shard.symbol)
-            for progress in group.shards
-            for path in self._staging.files(progress)
-        ]
-        bundles = list(_bundle(staged))
+        parts: dict[tuple[str, ...], list[Progress]] = {}
+        for progress in group.shards:
+            parts.setdefault(tuple(self._request.partition(progress.shard.first).values()), []).append(
+                progress
+            )
         stamp = f"{time.time_ns():x}"
-        paths = [
-            self._table.path(group.partition, f"backfill-{stamp}-{part}.zstd.parquet")
-            for part in range(len(bundles))
-        ]
-        number = self._ledger.add_files(self._request.dataset, paths, [p.id for p in group.shards])
+        planned: list[tuple[str, dict[str, str], _Bundle]] = []
+        for shards in parts.values():
+            partition = self._request.partition(shards[0].shard.first)
+            for bundle in _bundle(self._list_staged(shards)):
+                name = f"backfill-{stamp}-{len(planned)}.zstd.parquet"
+                planned.append((self._table.path(partition, name), partition, bundle))
+        number = self._ledger.add_files(
+            self._request.dataset, [path for path, *_ in planned], [p.id for p in group.shards]
+        )
         files = []
-        for path, bundle in zip(paths, bundles, strict=True):
+        for path, partition, bundle in planned:
             ticket = JoinTicket(
                 self._request.spec.name,
                 self._request.channel.name,
@@ -173,7 +182,7 @@ class Filing:
                 bundle.before,
             )
             try:
-                files.append(NewFile(path, group.partition, await executor.join(ticket)))
+                files.append(NewFile(path, partition, await executor.join(ticket)))
             except FileNotFoundError as error:
                 raise StoreError(
                     f"store: {self._table.folder} cannot be written: {error.filename} was removed; "
@@ -199,6 +208,13 @@ class Filing:
         await self._commit(number, files, group)
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, repeated, len(files))
+
+    def _list_staged(self, shards: Iterable[Progress]) -> list[_Staged]:
+        return [
+            _Staged(str(path), progress.shard.symbol)
+            for progress in shards
+            for path in self._staging.files(progress)
+        ]
 
     async def _commit(self, number: int, files: Sequence[NewFile], group: _Group) -> None:
         async with self._commits:

@@ -39,10 +39,11 @@ from mdstream.handoff.rejects import reject_row
 from mdstream.history.executor import PageExecutor
 from mdstream.history.filing import Filing
 from mdstream.history.ledger import Ledger, Progress
-from mdstream.history.plan import add_work, reopen_outdated
+from mdstream.history.plan import add_work, is_wanted, reopen_outdated, sort_shards, why_no_rows
 from mdstream.history.recent import RecentLimit, format_limit, is_about_recent_data
 from mdstream.history.repair import Day, fetch_days, find_short_days, log_short_days
 from mdstream.history.request import EVERYTHING, BackfillRequest, Shard, last_complete
+from mdstream.history.series import SeriesGate
 from mdstream.history.staging import Staging
 from mdstream.history.status import Activity, Status
 from mdstream.history.store_faults import translate_faults
@@ -87,6 +88,7 @@ class Backfill:
     # Set once by `run`.
     _ledger: Ledger
     _filing: Filing
+    _series: SeriesGate
 
     def __init__(
         self,
@@ -118,6 +120,7 @@ class Backfill:
             with translate_faults(self._store, self._folder), Ledger(self._folder) as ledger:
                 self._ledger = ledger
                 self._filing = Filing(self._request, self._store, ledger, self._staging, self._count_stored)
+                self._series = SeriesGate(self._request, ledger)
                 await asyncio.to_thread(self._filing.settle)
                 await self._fetch_all()
         finally:
@@ -150,28 +153,21 @@ class Backfill:
             if progress.pages and not self._staging.has_all(progress):
                 self._restart(progress)
             if progress.fetched:
-                self._filing.add(progress)
+                self._filing.add(self._series.add(progress))
             else:
                 to_fetch.append(progress)
         status.shards, status.fetched = len(left), len(left) - len(to_fetch)
         status.done = float(status.fetched)
         status.already = len(request.symbols) - len({p.shard.symbol for p in left})
-        order = {symbol: number for number, symbol in enumerate(request.symbols)}
-        return sorted(
-            to_fetch,
-            key=lambda p: (
-                p.empty_since > 0,
-                p.shard.symbol not in request.urgent,
-                p.shard.first,
-                order[p.shard.symbol],
-            ),
-        )
+        return sort_shards(request, to_fetch)
 
     def _plan_outdated(self) -> list[Progress]:
         """Return the shards of adjusted series that this run has given another scale in part."""
         symbols = [symbol for symbol in self._request.symbols if symbol not in self.status.failed]
         again = reopen_outdated(self._request, self._ledger, time.time(), symbols)
         to_fetch = [progress for progress in self._find_shards("open") if progress.id in again]
+        self._staging.drop(*to_fetch)
+        self._series.drop(again)
         self.status.shards += len(to_fetch)
         return to_fetch
 
@@ -181,12 +177,8 @@ class Backfill:
         return [
             progress
             for progress in self._ledger.find(request.dataset, request.variant, state)
-            if progress.shard.symbol in symbols
-            and (progress.replaces > 0 or self._is_requested(progress.shard))
+            if progress.shard.symbol in symbols and is_wanted(request, progress.shard, progress.replaces)
         ]
-
-    def _is_requested(self, shard: Shard) -> bool:
-        return shard.first < self._request.past and shard.past > self._request.first
 
     def _restart(self, progress: Progress) -> None:
         self._staging.drop(progress)
@@ -199,11 +191,15 @@ class Backfill:
         short = await asyncio.to_thread(find_short_days, self._request, self._store, days)
         waiting = deque(await asyncio.to_thread(self._plan, [day.shard for day, _ in short]))
         self._on_change(self.status)
-        if waiting or not self._filing.is_empty:
+        if waiting or self._series.symbols or not self._filing.is_empty:
             async with self._executor:
                 await self._fetch_shards_at_once(waiting)
                 if outdated := await asyncio.to_thread(self._plan_outdated):
                     await self._fetch_shards_at_once(deque(outdated))
+                self._filing.add(self._series.take_new())
+                if not self._filing.is_empty:
+                    await self._fetch_shards_at_once(deque())
+                self._series.report_unchanged(self.status)
         if short:
             served = self._recent.last_served(time.time_ns())  # by now, more may be excluded
             days = [day for day in days if day.past <= served]
@@ -228,6 +224,7 @@ class Backfill:
     async def _fetch_shards_at_once(self, waiting: deque[Progress]) -> None:
         """Fetch all waiting shards, and write the files."""
         self._client, self._requests_before = self._make_client(), self.status.requests
+        self._filing.add(self._series.begin(waiting))
         async with self._client:
             try:
                 # A file that cannot be written ends the fetching too.
@@ -258,6 +255,7 @@ class Backfill:
                     await self._fetch(progress)
                     if progress.id in self._shortened:
                         self._count_until(self._shortened[progress.id])
+                self._filing.add(self._series.end(symbol))
             except (BadRequestError, EndlessAnswerError, CredentialsError) as error:
                 end = self._request.query_end(progress.shard.past)
                 if is_about_recent_data(error, error.code) and self._recent.widen(end, time.time_ns()):
@@ -314,12 +312,21 @@ class Backfill:
             stage = partial(self._stage, progress)
             try:
                 async for receipt in pages(self._client, self._page_request(progress), stage):
-                    self._ledger.add_page(progress, receipt.rows, len(receipt.rejects), receipt.page_token)
+                    rejected = progress.rejected + len(receipt.rejects)
+                    self._ledger.add_page(
+                        progress,
+                        receipt.rows,
+                        len(receipt.rejects),
+                        receipt.page_token,
+                        keeps_old=not self._request.is_adjusted,
+                    )
                     self._count_requests()
                     status.count_page(receipt)
                     fraction = max(done, progress.fraction(receipt.last_ns))
                     status.done, done = status.done + fraction - done, fraction
                     self._on_change(status)
+                    if not (receipt.page_token or progress.fetched):
+                        raise UnusableAnswerError(why_no_rows(progress.shard, rejected))
             except BadRequestError as error:
                 if not is_stale_token(error, progress.token) or restarts == _MOST_RESTARTS:
                     raise
@@ -333,14 +340,9 @@ class Backfill:
                 self._count_requests()
         status.fetched += 1
         if progress.rows:
-            self._filing.add(progress)
+            self._filing.add(self._series.add(progress))
         elif progress.replaces > 0:
-            day, rejected = f"{to_utc(progress.shard.first):%Y-%m-%d}", progress.rejected
-            why = (
-                f"{rejected:,} records of {day} were rejected, and no row is left"
-                if rejected
-                else f"the service has no rows of {day} any more"
-            )
+            why = why_no_rows(progress.shard, progress.rejected)
             log.warning("%s: %s; the stored ones stay", progress.shard.symbol, why)
         elif not progress.rejected:
             status.empty += 1

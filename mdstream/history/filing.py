@@ -3,15 +3,16 @@
     ready, by partition ─► enough rows, or the end ─► workers join ─► one commit ─► staged pages removed
 
 A commit is noted in the ledger before it is made, and the table keeps its number. After a kill between the
-two, `settle` sees which of them happened.
+two, `settle` sees which of them happened. Rows that are fetched again are replaced in the same commit.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from mdstream.history.executor import PageExecutor
 from mdstream.history.ledger import Ledger, Progress
 from mdstream.history.request import BackfillRequest
 from mdstream.history.staging import Staging
+from mdstream.store.replacement import OldRows
 from mdstream.store.table import NewFile, StoreTable
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,15 @@ _ROWS_PER_PAGE = 10_000
 
 @dataclass(slots=True)
 class _ShardGroup:
-    """Shards of one partition that become files together."""
+    """Shards that become files together: those of one partition, or whole adjusted series."""
 
-    partition: dict[str, str]
     shards: list[Progress] = field(default_factory=list)
+    partitions: set[tuple[str, ...]] = field(default_factory=set)
     rows: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.rows >= ROWS_PER_FILE * len(self.partitions)
 
 
 class Filing:
@@ -52,7 +58,7 @@ class Filing:
 
     # Written while shards are added and files are written.
     _ready: dict[tuple[str, ...], _ShardGroup]
-    """Fetched shards that wait for more, by values of their partition."""
+    """Fetched shards that wait for more, by values of their partition; adjusted series are together."""
     _joins: set[asyncio.Task[None]]
     _commit_failed: bool
     """Whether a commit failed, or is under way."""
@@ -108,17 +114,18 @@ class Filing:
             if commit is not None and commit <= version:
                 self._ledger.finish_commit(number)
             else:
-                for path in paths:
-                    (self._table.folder / path).unlink(missing_ok=True)
+                self._table.remove(paths, commit)
                 self._ledger.drop_files(number)
         self._staging.keep_only(self._ledger.staged_shards())
 
-    def add(self, progress: Progress) -> None:
-        """Add a fetched shard to the others of its partition."""
-        partition = self._request.partition(progress.shard.first)
-        group = self._ready.setdefault(tuple(partition.values()), _ShardGroup(partition))
-        group.shards.append(progress)
-        group.rows += progress.rows
+    def add(self, shards: Iterable[Progress]) -> None:
+        """Add fetched shards to the others of their partitions. Whole adjusted series come together."""
+        for progress in shards:
+            partition = tuple(self._request.partition(progress.shard.first).values())
+            group = self._ready.setdefault(() if self._request.is_adjusted else partition, _ShardGroup())
+            group.shards.append(progress)
+            group.partitions.add(partition)
+            group.rows += progress.rows
 
     @property
     def is_empty(self) -> bool:
@@ -130,7 +137,7 @@ class Filing:
 
         Waits while too many are being written. Errors are raised in `tasks`.
         """
-        for key in [key for key, group in self._ready.items() if group.rows >= ROWS_PER_FILE]:
+        for key in [key for key, group in self._ready.items() if group.is_full]:
             self._start(key, executor, tasks)
         if sum(group.rows for group in self._ready.values()) > _MOST_STAGED:
             self._start(max(self._ready, key=lambda key: self._ready[key].rows), executor, tasks)
@@ -150,20 +157,23 @@ class Filing:
     async def _write(self, group: _ShardGroup, executor: PageExecutor) -> None:
         """Write the files of a group, and commit them."""
         group.shards.sort(key=lambda progress: (progress.shard.symbol, progress.shard.first))
-        staged = [
-            _Staged(str(path), progress.shard.symbol)
-            for progress in group.shards
-            for path in self._staging.files(progress)
-        ]
-        bundles = list(_bundle(staged))
+        parts: dict[tuple[str, ...], list[Progress]] = {}
+        for progress in group.shards:
+            parts.setdefault(tuple(self._request.partition(progress.shard.first).values()), []).append(
+                progress
+            )
         stamp = f"{time.time_ns():x}"
-        paths = [
-            self._table.path(group.partition, f"backfill-{stamp}-{part}.zstd.parquet")
-            for part in range(len(bundles))
-        ]
-        number = self._ledger.add_files(self._request.dataset, paths, [p.id for p in group.shards])
+        planned: list[tuple[str, dict[str, str], _Bundle]] = []
+        for shards in parts.values():
+            partition = self._request.partition(shards[0].shard.first)
+            for bundle in _bundle(self._list_staged(shards)):
+                name = f"backfill-{stamp}-{len(planned)}.zstd.parquet"
+                planned.append((self._table.path(partition, name), partition, bundle))
+        number = self._ledger.add_files(
+            self._request.dataset, [path for path, *_ in planned], [p.id for p in group.shards]
+        )
         files = []
-        for path, bundle in zip(paths, bundles, strict=True):
+        for path, partition, bundle in planned:
             ticket = JoinTicket(
                 self._request.spec.name,
                 self._request.channel.name,
@@ -172,7 +182,7 @@ class Filing:
                 bundle.before,
             )
             try:
-                files.append(NewFile(path, group.partition, await executor.join(ticket)))
+                files.append(NewFile(path, partition, await executor.join(ticket)))
             except FileNotFoundError as error:
                 raise StoreError(
                     f"store: {self._table.folder} cannot be written: {error.filename} was removed; "
@@ -199,22 +209,46 @@ class Filing:
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, repeated, len(files))
 
+    def _list_staged(self, shards: Iterable[Progress]) -> list[_Staged]:
+        return [
+            _Staged(str(path), progress.shard.symbol)
+            for progress in shards
+            for path in self._staging.files(progress)
+        ]
+
     async def _commit(self, number: int, files: Sequence[NewFile], group: _ShardGroup) -> None:
         async with self._commits:
             if self._commit_failed:  # a later commit would make this one count as done
                 raise StoreError("an earlier commit failed")
             self._commit_failed = True
             version = self._ledger.begin_commit(self._request.dataset, number)
-            # In channels with revisions, `scan` returns the last one, so the older may stay. After a kill
-            # behind the deletion, the new rows are still staged, and the next run commits them.
-            old = [p.shard for p in group.shards if p.replaces]
-            if old and not self._request.channel.revised_by:
-                await asyncio.to_thread(self._table.delete, group.partition, old)
-            await asyncio.to_thread(self._table.commit, files, version)
+            # Of channels with revisions, `scan` returns the last one, and the older may stay.
+            old = [
+                OldRows(self._request.partition(p.shard.first), *p.shard)
+                for p in group.shards
+                if p.replaces and not self._request.channel.revised_by
+            ]
+            await _run_to_its_end(self._table.commit, files, version, old)
             self._ledger.finish_commit(number)
             if not self._ledger.table_id(self._request.dataset):
                 self._ledger.set_table_id(self._request.dataset, self._table.read_state().id)
             self._commit_failed = False
+
+
+async def _run_to_its_end(work: Callable[..., None], *arguments: object) -> None:
+    """Do work in a thread. If this is cancelled, the work still ends first.
+
+    The lock on the store is held meanwhile: the next run must not find a commit that is being made.
+    """
+    task = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        task.exception()  # it ends with this one, and the next run sees what is missing
+        raise
 
 
 class _Staged(NamedTuple):

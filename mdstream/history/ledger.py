@@ -232,10 +232,13 @@ class Ledger(LedgerView):
         )
         self._database.execute("COMMIT")
 
-    def add_page(self, progress: Progress, rows: int, rejected: int, token: str) -> None:
+    def add_page(
+        self, progress: Progress, rows: int, rejected: int, token: str, *, keeps_old: bool = True
+    ) -> None:
         """Note that a page is staged. Without a token it was the last one.
 
-        If there are no rows in the end, those that the table has stay.
+        If there are no rows in the end, those that the table has stay; unless `keeps_old`, the shard is not
+        fetched then, because old rows may not be beside new ones of its series.
         """
         now = int(time.time())
         asked = "" if progress.pages else f", asked = {now}"
@@ -245,6 +248,9 @@ class Ledger(LedgerView):
         progress.token, progress.fetched = token, not token
         state = "open" if token else "fetched" if progress.rows else "empty"
         if state == "empty" and progress.replaces > 0:
+            if not keeps_old:
+                self.restart(progress)
+                return
             state = "stored"
         progress.empty_since = (progress.empty_since or now) if state == "empty" else 0
         kept = progress.replaces if state == "stored" else progress.rows

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from mdstream.config import Endpoint
 from mdstream.errors import ConfigError
-from mdstream.history.ledger import LEDGER, KnownShard, Ledger, LedgerView, find_missing
+from mdstream.history.ledger import LEDGER, KnownShard, Ledger, LedgerView, Progress, find_missing
 from mdstream.history.request import BackfillRequest, Shard
+from mdstream.store.query import to_utc
 from mdstream.venues.alpaca.sessions import NEW_YORK
 
 log = logging.getLogger(__name__)
@@ -154,9 +155,9 @@ def _find_outdated(
     filled = [each for each in shards if each.rows and each.id not in again]
     if is_extended or any(each.rows and each.id in again for each in shards):
         return {each.id for each in filled}
-    days = {_day_of(each.asked) for each in filled}
+    days = {day_of(each.asked) for each in filled}
     if len(days) > 1 or any(each.state == "open" for each in shards):
-        return {each.id for each in filled if _day_of(each.asked) != _day_of(now)}
+        return {each.id for each in filled if day_of(each.asked) != day_of(now)}
     return set()
 
 
@@ -209,6 +210,31 @@ def reopen_outdated(
     return outdated
 
 
+def sort_shards(request: BackfillRequest, shards: Iterable[Progress]) -> list[Progress]:
+    """Return shards in the order in which they are fetched: by time, those that were empty last.
+
+    Adjusted series come one after another, because each is held back until all of it is fetched.
+    """
+    order = {symbol: number for number, symbol in enumerate(request.symbols)}
+
+    def place(progress: Progress) -> tuple[int, ...]:
+        symbol, first, _ = progress.shard
+        is_late = symbol not in request.urgent
+        if request.is_adjusted:
+            return is_late, order[symbol], first
+        return progress.empty_since > 0, is_late, first, order[symbol]
+
+    return sorted(shards, key=place)
+
+
+def why_no_rows(shard: Shard, rejected: int) -> str:
+    """Return why a shard has no rows any more."""
+    day = f"{to_utc(shard.first):%Y-%m-%d}"
+    if rejected:
+        return f"{rejected:,} records of {day} were rejected, and no row is left"
+    return f"the service has no rows of {day} any more"
+
+
 def _log_outdated(request: BackfillRequest, shards: int) -> None:
     if shards:
         log.warning(
@@ -224,10 +250,19 @@ def _read_known(request: BackfillRequest, ledger: LedgerView) -> dict[str, list[
     }
 
 
+def is_wanted(request: BackfillRequest, shard: Shard, replaces: int) -> bool:
+    """Return whether a request fetches a shard that is not stored: it is in its range, or is fetched again.
+
+    If a table has lost rows of an adjusted series, all of it is fetched again.
+    """
+    is_again = replaces != 0 if request.is_adjusted else replaces > 0
+    return is_again or _overlaps(shard, request.first, request.past)
+
+
 def _overlaps(shard: Shard, first: int, past: int) -> bool:
     return shard.first < past and shard.past > first
 
 
-def _day_of(at: float) -> date:
+def day_of(at: float) -> date:
     """Return the day in New York of a Unix time: splits take effect between two of them."""
     return datetime.fromtimestamp(at, NEW_YORK).date()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -174,20 +174,29 @@ async def _list_chain(client: RestClient, chain: Chain, name: str, since: date) 
     return _Listing(asked, found)
 
 
-async def _list_assets(client: RestClient, kind: str, status: str) -> list[str]:
-    body = await client.get(ASSETS_PATH, {"status": status, "asset_class": kind})
-    return _read_symbols(body.parse(ASSETS_PATH), ASSETS_PATH)
-
-
 class _ListingPage(NamedTuple):
-    """A page of the list of contracts."""
+    """A page of a list of assets or contracts; that of assets has only one."""
 
     symbols: list[str]
-    page_token: str
+    page_token: str = ""
 
     @property
     def is_empty(self) -> bool:
         return not self.symbols
+
+
+async def _list_assets(client: RestClient, kind: str, status: str) -> list[str]:
+    async def read(body: Body) -> _ListingPage:
+        return _ListingPage(_read_symbols(body.parse(ASSETS_PATH), ASSETS_PATH))
+
+    return await _list(client, PageRequest(ASSETS_PATH, {"status": status, "asset_class": kind}), read)
+
+
+async def _list(
+    client: RestClient, request: PageRequest, read: Callable[[Body], Awaitable[_ListingPage]]
+) -> list[str]:
+    """Return the symbols of all pages. A page that cannot be read is requested again."""
+    return [symbol async for page in pages(client, request, read) for symbol in page.symbols]
 
 
 async def _list_contracts(
@@ -207,8 +216,7 @@ async def _list_contracts(
             answer = {}
         return _ListingPage(_read_symbols(answer.get(chain.member), chain.listing), page_token_in(answer))
 
-    request = PageRequest(chain.listing, query)
-    return [symbol async for page in pages(client, request, read) for symbol in page.symbols]
+    return await _list(client, PageRequest(chain.listing, query), read)
 
 
 def _read_symbols(records: Any, path: str) -> list[str]:

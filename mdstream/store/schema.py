@@ -6,10 +6,11 @@ own, next to the time. Codes are stored as their texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+import orjson
 import pyarrow as pa
 
 from mdstream.streams.spec import CODED, Channel, Column, Kind
@@ -75,6 +76,27 @@ def find_widened(channel: Channel, whole: Iterable[str]) -> list[str]:
 def format_time(when: datetime) -> str:
     """Return a time in UTC as the statistics in Delta's log have it: in milliseconds."""
     return when.strftime("%Y-%m-%dT%H:%M:%S.") + f"{when.microsecond // 1000:03d}Z"
+
+
+def format_stats(rows: int, first: Mapping[str, str | int], last: Mapping[str, str | int]) -> str:
+    """Return the statistics of a file for Delta's log: number of rows, least and greatest values.
+
+    Times are in microseconds since 1970. No value of these columns is null.
+    """
+    stats = {
+        "numRecords": rows,
+        "minValues": {name: _format_bound(value, 0) for name, value in first.items()},
+        "maxValues": {name: _format_bound(value, 1) for name, value in last.items()},
+        "nullCount": dict.fromkeys(first, 0),
+    }
+    return orjson.dumps(stats).decode()
+
+
+def _format_bound(value: str | int, up: int) -> str:
+    """Return a bound as Delta's log has it: times in milliseconds, an upper one rounded up."""
+    if isinstance(value, str):
+        return value
+    return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=value // 1000 + up))
 
 
 def polars_schema(channel: Channel) -> pl.Schema:

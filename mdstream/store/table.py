@@ -11,14 +11,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import orjson
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction, WriterProperties
+from deltalake import CommitProperties, DeltaTable, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
@@ -26,7 +24,8 @@ from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinReceipt
 from mdstream.store.migration import add_new_columns, migrate
 from mdstream.store.objects import summarize_error
-from mdstream.store.schema import NS_SUFFIX, format_time, stored_schema
+from mdstream.store.replacement import OldRows, remove_leftovers, replace_rows
+from mdstream.store.schema import format_stats, stored_schema
 from mdstream.streams.spec import Channel
 
 log = logging.getLogger(__name__)
@@ -75,8 +74,11 @@ class StoreTable:
         except DeltaError as error:
             raise StoreError(f"store: {self.folder} cannot be read: {summarize_error(error)}") from error
 
-    def commit(self, files: Sequence[NewFile], version: int) -> None:
-        """Add all `files` to the table, or none, as commit `version`.
+    def commit(self, files: Sequence[NewFile], version: int, old: Sequence[OldRows] = ()) -> None:
+        """Add all `files` to the table and remove the `old` rows, in one commit with the number `version`.
+
+        So a reader, and the next run after a kill, sees the old rows or the new ones. What goes before
+        (new columns, a new type of sizes) is in commits of its own, which change no row.
 
         Raises `StoreError` if commit `version - 1` is not the last one: the table was removed or replaced,
         and its loss would go unnoticed.
@@ -96,6 +98,7 @@ class StoreTable:
                 if count := migrate(table, self._channel):
                     log.info("store: %s: wrote %d files again: sizes are fractions now", folder, count)
                 add_new_columns(table, self._schema)
+                actions += replace_rows(table, self.folder, self._channel.time, old, _prefix(version))
                 table.create_write_transaction(
                     actions, "append", self._schema, self._by, commit_properties=properties
                 )
@@ -103,34 +106,15 @@ class StoreTable:
                 create_table_with_add_actions(
                     folder, self._schema, actions, "append", self._by, commit_properties=properties
                 )
-        except DeltaError as error:
+        except (DeltaError, FileNotFoundError, pa.ArrowInvalid) as error:
             raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
 
-    def delete(self, partition: Mapping[str, str], shards: Sequence[tuple[str, int, int]]) -> None:
-        """Remove the rows of a partition that belong to `shards`: symbol, begin and end in ns since 1970.
-
-        The symbol `*` stands for all. Raises `StoreError` if the table cannot be read or written.
-        """
-        if not self.read_state().id:
-            return
-        by_span: dict[tuple[int, int], list[str]] = {}
-        for symbol, *span in shards:
-            by_span.setdefault((span[0], span[1]), []).append(symbol)
-        inside = " OR ".join(
-            _format_rows(self._channel.time, span, names) for span, names in by_span.items()
-        )
-        # An integer partition is compared as one; the others are texts or dates.
-        where = [
-            f"{name} = {value if name == 'year' else _quote_text(value)}"
-            for name, value in partition.items()
-        ]
-        try:
-            DeltaTable(str(self.folder)).delete(
-                " AND ".join([*where, f"({inside})"]),
-                writer_properties=WriterProperties(compression="ZSTD"),
-            )
-        except DeltaError as error:
-            raise StoreError(f"store: {self.folder} cannot be written: {summarize_error(error)}") from error
+    def remove(self, paths: Sequence[str], version: int | None) -> None:
+        """Remove the files of a commit that was not made; `version` is its number if it was begun."""
+        for path in paths:
+            (self.folder / path).unlink(missing_ok=True)
+        if version is not None:
+            remove_leftovers(self.folder, paths, _prefix(version))
 
     def path(self, partition: Mapping[str, str], name: str) -> str:
         """Return where a file of a partition belongs, relative to the table's folder."""
@@ -139,44 +123,16 @@ class StoreTable:
 
     def _add_action(self, file: NewFile) -> AddAction:
         receipt = file.receipt
-        stats = {
-            "numRecords": receipt.rows,
-            "minValues": {name: _format_bound(value, 0) for name, value in receipt.first.items()},
-            "maxValues": {name: _format_bound(value, 1) for name, value in receipt.last.items()},
-            "nullCount": dict.fromkeys(receipt.first, 0),
-        }
         return AddAction(
             file.path,
             receipt.bytes,
             dict(file.partition),
             int(time.time() * 1000),
             True,
-            orjson.dumps(stats).decode(),
+            format_stats(receipt.rows, receipt.first, receipt.last),
         )
 
 
-def _format_rows(time: str, span: tuple[int, int], symbols: Sequence[str]) -> str:
-    """Return an SQL condition for the rows of symbols in a half-open range of time."""
-    bounds = [
-        f"({time} {sign} {_format_micros(micro)} OR ({time} = {_format_micros(micro)} "
-        f"AND {time}{NS_SUFFIX} {sign}{'=' * (sign == '>')} {beyond}))"
-        for sign, (micro, beyond) in zip("><", (divmod(ns, 1000) for ns in span), strict=True)
-    ]
-    if "*" not in symbols:
-        bounds.insert(0, f"symbol IN ({', '.join(map(_quote_text, symbols))})")
-    return f"({' AND '.join(bounds)})"
-
-
-def _format_micros(micro: int) -> str:
-    return f"arrow_cast({micro}, 'Timestamp(Microsecond, Some(\"UTC\"))')"
-
-
-def _quote_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _format_bound(value: str | int, up: int) -> str:
-    """Return a bound as Delta's log writes it: times in milliseconds, an upper one rounded up."""
-    if isinstance(value, str):
-        return value
-    return format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=value // 1000 + up))
+def _prefix(version: int) -> str:
+    """Return how the names of files begin that have what commit `version` keeps of files it removes."""
+    return f"kept-{version}-"

@@ -318,7 +318,7 @@ class StreamProtocol:
         if request.action != "subscribe":
             subscriptions.drop(request)
         elif flowing.isdisjoint(channel for channel, _ in request.symbols):
-            happened += self._refuse(subscriptions.unanswered(request), is_for_now=True)
+            happened += self._refuse(subscriptions.find_unanswered(request), is_for_now=True)
         else:
             self._update(subscriptions.with_request(request))
         return happened + self._next_request(now)

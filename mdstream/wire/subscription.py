@@ -190,7 +190,7 @@ class Subscriptions:
         """Return whether all of `request` is refused at present: it is a repeat."""
         return all((channel, s) in self.refused for channel, symbols in request.symbols for s in symbols)
 
-    def unanswered(self, request: Request) -> list[Refusal]:
+    def find_unanswered(self, request: Request) -> list[Refusal]:
         """Return the refusals of a request without an answer. What was refused before keeps its reason."""
         return [
             refusal._replace(reason=self.refused.get((refusal.channel, refusal.symbol), UNANSWERED))

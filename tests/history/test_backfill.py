@@ -329,11 +329,11 @@ def test_a_commit_that_fails_is_reported_and_the_next_run_makes_it(
     monkeypatch.setattr(filing, "ROWS_PER_FILE", 10_000)
     real, calls = table.StoreTable.commit, []
 
-    def commit(self: table.StoreTable, files: Any, version: int) -> None:
+    def commit(self: table.StoreTable, files: Any, version: int, old: Any) -> None:
         calls.append(version)
         if len(calls) == 1:
             raise mdstream.StoreError("the disk is gone")
-        real(self, files, version)
+        real(self, files, version, old)
 
     monkeypatch.setattr(table.StoreTable, "commit", commit)
     with pytest.raises(mdstream.StoreError, match=r"the disk is gone|an earlier commit failed"):
@@ -536,10 +536,10 @@ def test_a_table_that_is_removed_while_it_is_filled_is_noticed(
 
     real, begun, removed = table.StoreTable.commit, [], threading.Event()
 
-    def commit(self: table.StoreTable, files: Any, version: int) -> None:
+    def commit(self: table.StoreTable, files: Any, version: int, old: Any) -> None:
         begun.append(version)
         assert len(begun) == 1 or removed.wait(HANGING_S)
-        real(self, files, version)
+        real(self, files, version, old)
 
     def remove(status: Any) -> None:
         if status.stored and not removed.is_set():

@@ -212,7 +212,7 @@ def test_stored_rows_stay_if_the_service_has_none_any_more(
 
 
 @pytest.mark.cases("S2")
-def test_a_refetch_that_dies_between_its_two_commits_loses_and_doubles_nothing(
+def test_a_refetch_whose_commit_fails_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mdstream.store import table

@@ -732,14 +732,14 @@ def test_a_repeat_that_gets_no_answer_does_not_cost_the_connection(flows: bool) 
     assert isinstance(refused, Refused)
     at = 2.0
     for _ in range(5):
-        at = p.due() or 0.0
+        at = p.next_tick() or 0.0
         assert p.tick(at) == []
         assert decode_sent(p) == [{"action": "subscribe", "quotes": ["A"]}]
         rows["trades"] = (rows["trades"] or 0) + flows
         assert not [each for each in wait_for_deadline(p, at) if not isinstance(each, Note)]
         assert p.state is State.STREAMING
     assert set(p.subscriptions.refused) == {("quotes", "A")}
-    p.tick(p.due() or 0.0)
+    p.tick(p.next_tick() or 0.0)
     assert p.receive(ack(trades=["A"], quotes=["A"]), at + 100) == [Ready()]
 
 

@@ -161,7 +161,7 @@ def test_a_commit_that_is_under_way_ends_before_the_store_is_given_up(
         ended.set()
 
     async def cancel() -> None:
-        config = from_mapping({"data_url": service.url}).history
+        config = from_mapping({"data_url": service.url}).backfill_settings
         request = make_request("stocks.trades", "AAPL", *DAYS, now=datetime.now(UTC), refetch="all")
         running = asyncio.ensure_future(Backfill(request, tmp_path, config, PagePool(0)).run())
         assert await asyncio.to_thread(begun.wait, HANGING_S)

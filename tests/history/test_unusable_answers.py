@@ -36,7 +36,7 @@ def answer(path: str, query: Query) -> Any:
 
 
 def resolve(service: Service, dataset: str, pattern: str) -> list[str]:
-    config = from_mapping({"data_url": service.url, "credentials": KEYS}).history
+    config = from_mapping({"data_url": service.url, "credentials": KEYS}).backfill_settings
     return asyncio.run(resolve_symbols(dataset, [pattern], DAY, config))
 
 

@@ -121,7 +121,7 @@ class Line:
             self.state,
             Limits(64_000_000, 16_000_000),
             RejectFile(run.path / "rejects"),
-            pool.make_bars,
+            pool.builders,
             pool.make_direct,
         )
         config = HandoffConfig(slab_kb=slab_kb)

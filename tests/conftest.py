@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from mdstream.pool.worker_code import compile_kernels
+from mdstream.pool.worker_code import are_kernels_compiled, compile_kernels
 from tests import warm
 from tests.forking import end_fork_server
 from tests.fuzzing import examples
@@ -69,7 +69,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     end_fork_server()
     warm.end()
     stash = session.config.stash
-    if _SESSION in stash and (left := stash[_SESSION].left()):
+    if _SESSION not in stash:
+        return
+    left = stash[_SESSION].left()
+    if not are_kernels_compiled():
+        left.append("a kernel that a test has compiled, for a type that `workers.warm` does not know")
+    if left:
         stash[_LEFT] = left
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 

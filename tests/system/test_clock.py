@@ -41,6 +41,7 @@ DATA = {
     "mdstream/simulator/rest_service.py": "times in made-up data, and in headers",
     "mdstream/simulator/traffic.py": "times in made-up data",
     "mdstream/store/migration.py": "the time of a commit",
+    "mdstream/store/replacement.py": "the time of a commit",
     "mdstream/store/table.py": "the time of a commit",
     "workers/kernels/kept.py": "ages of files, whose times are of the wall clock",
     "mdstream/views/market.py": "ages of prices, whose times are of the wall clock",

@@ -18,6 +18,7 @@ from workers.python_mode import either_way
 _update = either_way(ladder.update)
 _read_best = either_way(ladder.read_best)
 
+_TYPES = (np.uint32, np.uint16, np.float64, np.float64, np.bool_)
 _START_SYMBOLS = 64
 _START_LEVELS = 4096
 
@@ -55,13 +56,14 @@ class Ladders:
             self.asks = known
 
     def update(self, columns: LevelColumns) -> None:
-        symbols = columns.symbol.values
+        # Copies, because memory that is only read would be another type, and compile another kernel.
+        symbols, sides, prices, sizes, resets = (
+            column.values.astype(dtype) for column, dtype in zip(columns, _TYPES, strict=True)
+        )
         self._make_room_for_symbols(int(symbols.max()) + 1)
-        prices = columns.price.values
         valid = prices == prices
         if columns.price.mask is not None:
             valid &= columns.price.mask
-        sides, sizes, resets = columns.side.values, columns.size.values, columns.reset.values
         rows = symbols, sides, prices, sizes, resets, valid, self.asks
         books = self.sides, self.edges, self.complete, self.totals
         while lacking := _update(*rows, *books, self.prices, self.sizes):
@@ -115,8 +117,7 @@ def warm() -> None:
     """Load or compile the kernels."""
     ladders = Ladders()
     ladders.note_sides([False, True])
-    columns = [np.zeros(1, dtype) for dtype in (np.uint32, np.uint16, np.float64, np.float64, np.bool_)]
-    ladders.update(LevelColumns(*map(ColumnData, columns)))
+    ladders.update(LevelColumns(*(ColumnData(np.zeros(1, dtype)) for dtype in _TYPES)))
     ladders.read_best(np.zeros(1, np.int64))
 
 

@@ -17,6 +17,7 @@ from tests.fuzzing import examples
 from workers import python_mode
 from workers.aggregation import ladders
 from workers.aggregation.ladders import Ladders
+from workers.kernels import ladder
 
 MOST = 12
 SYMBOLS = [0, 1, 700]
@@ -145,3 +146,17 @@ def test_a_side_that_was_dropped_from_is_known_up_to_the_best_dropped_level(
         assert ours.read_best(symbols).complete.tolist() == [complete]
     ours.update(columns_of([Row(0, 1, prices[-1], 1.0), Row(0, 1, 2.0, 1.0)]))
     assert ours.read_best(symbols).complete.tolist() == [1]
+
+
+def test_no_form_of_memory_compiles_another_kernel() -> None:
+    """That takes seconds in a running feed, and the code on disk would no longer be what was compiled."""
+    ours = Ladders()
+    ours.note_sides([False, True])
+    columns = columns_of([Row(0, 1, 1.0, 1.0, True), Row(0, 0, 2.0, 1.0, True)])
+    for column in columns:
+        column.values.flags.writeable = False
+    ours.update(columns)
+    ours.update(LevelColumns(*(ColumnData(column.values[::-1]) for column in columns)))
+    ours.read_best(np.array([0]))
+    if not python_mode.is_on():
+        assert [len(kernel.signatures) for kernel in (ladder.update, ladder.read_best)] == [1, 1]

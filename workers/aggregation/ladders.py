@@ -57,9 +57,10 @@ class Ladders:
 
     def update(self, columns: LevelColumns) -> None:
         # Copies, because memory that is only read would be another type, and compile another kernel.
-        symbols, sides, prices, sizes, resets = (
+        copies: list[npt.NDArray[Any]] = [
             column.values.astype(dtype) for column, dtype in zip(columns, _TYPES, strict=True)
-        )
+        ]
+        symbols, sides, prices, sizes, resets = copies
         self._make_room_for_symbols(int(symbols.max()) + 1)
         valid = prices == prices
         if columns.price.mask is not None:

@@ -210,11 +210,9 @@ CHANNELS = {
     "news.latest": "Each article once, as it reads now. Made at each call.",
     "telemetry.batches": "One row for each batch: how much, by which worker, when it passed each station.",
     "telemetry.streams": "One row for each stream and second: counters since the start of the run.",
-    "telemetry.processes": (
-        "One row for each process and second; for each five seconds while fewer than 100 payloads arrive."
-    ),
+    "telemetry.processes": "One row for each process and second.",
     "telemetry.cores": "One row for each core and second.",
-    "telemetry.machine": "One row for each second in which processes are measured.",
+    "telemetry.machine": "One row for each second.",
     "telemetry.events": "One row for each event of the run, for people and programs.",
     "telemetry.symbols": "One row whenever a symbol's state or its reason changes; the last one holds now.",
 }

@@ -1,8 +1,4 @@
-"""The supervisor's measurements, written to the telemetry frames every second.
-
-While little arrives, processes and machine are measured every `_QUIET_S`: to read what the system counts
-for each process costs more than the messages of a quiet stream.
-"""
+"""The supervisor's measurements, written to the telemetry frames every second."""
 
 from __future__ import annotations
 
@@ -20,21 +16,9 @@ from mdstream.telemetry.schema import CORES, MACHINE, PROCESSES, STREAMS
 from mdstream.telemetry.state import read_stream
 from mdstream.telemetry.writer import TelemetryWriter
 
-_QUIET_S = 5.0
-_FEW_PAYLOADS = 100
-"""Payloads of all streams since the last measurement of processes up to which the run is quiet."""
-
 
 class Measurements:
     """Writes one row per stream, process and core, and one for the machine, at each `sample`."""
-
-    # Written by `sample`.
-    streams: dict[str, dict[str, Any]]
-    """The last sample of each stream, as its row in the frame."""
-    _measured: tuple[float, int]
-    """When processes were measured last, and how many payloads had been received."""
-    _noted: tuple[dict[int, tuple[str, str]], int]
-    """The processes of that measurement, with roles and streams, and the rows that were lost until then."""
 
     def __init__(
         self, run: Path, simulator_pid: int | None, recorder_pids: Callable[[], list[int]]
@@ -42,8 +26,8 @@ class Measurements:
         self._run = run
         self._simulator_pid = simulator_pid
         self._recorder_pids = recorder_pids
-        self.streams = {}
-        self._measured, self._noted = (float("-inf"), 0), ({}, 0)
+        self.streams: dict[str, dict[str, Any]] = {}
+        """The last sample of each stream, as its row in the frame."""
         self.writer = TelemetryWriter(run)
         self._sampler = Sampler()
 
@@ -53,35 +37,16 @@ class Measurements:
         feeds = list(feeds)
         self.streams = {feed.stream: self._stream(ts, feed) for feed in feeds}
         self.writer.write(STREAMS, list(self.streams.values()))
-        cores = self._sampler.sample_cores()
-        self.writer.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])
-        if not self._is_quiet(feeds):
-            self._sample_processes(ts, feeds)
-
-    def _sample_processes(self, ts: int, feeds: list[FeedProcess]) -> None:
         ended = [sample for feed in feeds for sample in feed.used]
-        processes = self._sampler.sample_processes(self._noted[0], ended)
+        processes = self._sampler.sample_processes(self._roles(feeds), ended)
         for feed in feeds:
             feed.used = []
         self.writer.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
+        cores = self._sampler.sample_cores()
+        self.writer.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])
         machine = self._sampler.sample_machine(self._run)
         lost = {"telemetry_rows_lost": self.writer.lost}
         self.writer.write(MACHINE, [{"ts": ts, **asdict(machine), **lost}])
-
-    def _is_quiet(self, feeds: list[FeedProcess]) -> bool:
-        """Return whether processes need not be measured now; otherwise note that they are."""
-        now, received = time.monotonic(), sum(row["payloads"] for row in self.streams.values())
-        at, before = self._measured
-        noted = self._roles(feeds), self.writer.lost
-        if (
-            now - at < _QUIET_S
-            and received - before <= _FEW_PAYLOADS
-            and noted == self._noted
-            and not any(feed.used for feed in feeds)
-        ):
-            return True
-        self._measured, self._noted = (now, received), noted
-        return False
 
     def close(self) -> None:
         self.writer.close()

@@ -649,6 +649,8 @@ def test_the_simulator_comes_back_on_its_port(tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     with started("--streams", "crypto", "--report", str(report)) as process:
         streaming(process)
+        run = run_of(process)
+        until(lambda: now(run)["fetch_cycles"].min() > 0)
         [simulated] = [p for p in family(process) if any(c.status == "LISTEN" for c in p.net_connections())]
         simulated.kill()
         log = streaming(process)

@@ -200,6 +200,8 @@ class Backfill:
                 if not self._filing.is_empty:
                     await self._fetch_shards_at_once(deque())
                 self._series.report_unchanged(self.status)
+            if self._refused.issuperset(self._request.symbols):
+                self.status.until = ""  # nothing is fetched up to then
         if short:
             served = self._recent.last_served(time.time_ns())  # by now, more may be excluded
             days = [day for day in days if day.past <= served]

@@ -42,7 +42,7 @@ def test_a_slow_clock_is_reported_once_and_so_is_its_correction(tmp_path: Path) 
                 await look(TRADE % number, 120)
             for _ in range(10):
                 check.look()  # nothing new says nothing
-            await look(TRADE % 5, 0)  # the others were odd
+            await look(TRADE % 5, 0)  # the others were errors of the messages
             await look(QUOTE, 120)
             assert not events
             for number in range(6, 20):

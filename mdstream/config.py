@@ -427,7 +427,7 @@ class _Settings(Struct, frozen=True):
         setting(
             "Timeout of the heartbeat of a feed; a feed that exceeds it is killed and restarted.",
             unit="s",
-            ge=1,
+            ge=3,
         ),
     ] = 10.0
     drain_timeout_s: Annotated[

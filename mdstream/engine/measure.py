@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +40,12 @@ class Measurements:
         processes = self._sampler.sample_processes(self._roles(feeds), ended)
         for feed in feeds:
             feed.used = []
-        self.writer.write(PROCESSES, [{"ts": ts, **asdict(sample)} for sample in processes])
+        self.writer.write(PROCESSES, [{"ts": ts, **sample._asdict()} for sample in processes])
         cores = self._sampler.sample_cores()
-        self.writer.write(CORES, [{"ts": ts, **asdict(sample)} for sample in cores])
+        self.writer.write(CORES, [{"ts": ts, **sample._asdict()} for sample in cores])
         machine = self._sampler.sample_machine(self._run)
         lost = {"telemetry_rows_lost": self.writer.lost}
-        self.writer.write(MACHINE, [{"ts": ts, **asdict(machine), **lost}])
+        self.writer.write(MACHINE, [{"ts": ts, **machine._asdict(), **lost}])
 
     def close(self) -> None:
         self.writer.close()

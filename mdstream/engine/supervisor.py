@@ -193,7 +193,7 @@ class Supervisor:
                         self.config.drain_timeout_s,
                         lambda: self.aborted or self._find_removed(),
                     )
-                if self.removed is not None:
+                if self._find_removed():
                     run_end.give_up_recording(self.recorder)
                 self._sample()
                 finish(self)
@@ -342,7 +342,6 @@ class Supervisor:
         self._events.report(stream, RunEvent(kind, text, severity))
 
     def _sample(self) -> None:
-        self._find_removed()
         self.measurements.sample(self.feeds.values())
         self._on_sample(self)
 

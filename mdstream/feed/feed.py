@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import signal
 import threading
@@ -50,12 +49,11 @@ from mdstream.wire.subscription import Subscriptions
 log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 0.25
-_QUIET_TURNS = 4
-"""A quiet stream publishes its gauges once in so many heartbeats."""
+"""How often a busy stream publishes its gauges."""
+BEAT_S = 1.0
+"""How often a feed shows that its loop runs, and does what is not urgent: one wake-up."""
 _FEW_PAYLOADS = 100
-"""A stream with no more payloads since it published its gauges is quiet."""
-"""While nothing happens, gauges are published at every fourth heartbeat."""
-_TICK_S = 1.0
+"""A stream with no more payloads since it published its gauges is quiet: it publishes them at each beat."""
 _CARRIED_ON = ("established", "reconnects", "control", "fetch_requests", "pool_rebuilds")
 """Counters that the parts of a feed start at 0; the feed adds its predecessors' counts."""
 _EXIT_WAIT_S = 3.0
@@ -315,10 +313,8 @@ class Feed:
         self._session.change()
 
     async def _keep_gauges(self) -> None:
-        for turn in itertools.count():
-            if self._is_quiet() and turn % _QUIET_TURNS:
-                await next_beat(HEARTBEAT_S)
-                continue
+        while True:
+            is_quiet = self._is_quiet()
             self._published = self._pipeline.received, self._session.progress
             self._publish_gauges()
             self._clock_check.look()
@@ -326,7 +322,7 @@ class Feed:
                 self._scaler.heartbeat()
             if self._absent and len(self._committer.received) > self._received_before:
                 self._report_symbols()
-            await next_beat(HEARTBEAT_S)
+            await next_beat(BEAT_S if is_quiet else HEARTBEAT_S)
 
     def _is_quiet(self) -> bool:
         """Return whether gauges have hardly changed since they were published."""
@@ -336,7 +332,7 @@ class Feed:
 
     async def _keep_time(self) -> None:
         while True:
-            await next_beat(_TICK_S)
+            await next_beat(BEAT_S)
             self._pipeline.mark_tick()
 
     def _publish_gauges(self) -> None:

@@ -21,7 +21,7 @@ import uvloop
 
 from mdstream.errors import Exit, MdstreamError, NoSpaceError, RunRemovedError
 from mdstream.feed.assignment import Assignment
-from mdstream.feed.feed import HEARTBEAT_S, Feed
+from mdstream.feed.feed import BEAT_S, HEARTBEAT_S, Feed
 from mdstream.feed.pipeline import FULL_S
 from mdstream.frames.rundir import lock_feed, lock_path, state_path
 from mdstream.handoff.space import NO_ROOM
@@ -145,7 +145,7 @@ async def _beat(state: FeedState) -> None:
     """Show the supervisor that this process's event loop runs."""
     while True:
         state["heartbeat_ns"] = time.monotonic_ns()
-        await next_beat(HEARTBEAT_S)
+        await next_beat(BEAT_S)
 
 
 def _watch_parent(assignment: Assignment) -> None:

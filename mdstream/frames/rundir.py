@@ -96,6 +96,7 @@ class RunDirectory:
         begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now // 1_000_000_000))
         self.run = f"{begun}.{now // 1_000_000 % 1000:03d}-{os.getpid()}"
         self.path = root / (_prefix() + self.run)
+        self._parts = [str(self.path / folder) for folder in _FOLDERS]
         hidden = root / f".{_prefix()}{self.run}"
         try:
             hidden.mkdir(mode=0o700)
@@ -125,9 +126,7 @@ class RunDirectory:
             ours, found = os.fstat(self._lock), os.stat(lock_path(self.path))
         except FileNotFoundError:
             return True
-        return not os.path.samestat(ours, found) or not all(
-            (self.path / name).is_dir() for name in _FOLDERS
-        )
+        return not os.path.samestat(ours, found) or not all(map(os.path.isdir, self._parts))
 
     def abandon(self) -> None:
         """Leave the folder to the recorder, which still reads it: `close` does not remove it then."""

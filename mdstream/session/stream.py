@@ -28,7 +28,7 @@ from mdstream.session.sockets import open_socket
 from mdstream.session.sockets.interface import Receive, Socket
 from mdstream.session.target import Target
 from mdstream.streams.spec import PayloadKind
-from mdstream.system.clock import receipts
+from mdstream.system.clock import receipts, until_beat
 from mdstream.telemetry.events import EventKind, RunEvent, Severity
 from mdstream.venues.alpaca.bodies import SUBSCRIPTION, TYPE, is_control
 from mdstream.venues.alpaca.refusals import THROTTLED, Place, find_rule
@@ -314,7 +314,7 @@ class StreamSession:
             now = time.monotonic()
             due = protocol.next_tick()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(1.0, max(0.01, due - now)) if due else 1.0):
+                async with asyncio.timeout(min(until_beat(1.0), max(0.01, due - now) if due else 1.0)):
                     await self._changed.wait()
             self._changed.clear()
             now = time.monotonic()

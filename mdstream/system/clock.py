@@ -124,10 +124,15 @@ class Awake:
         return self._seconds
 
 
-async def next_beat(period_s: float) -> None:
-    """Sleep until about the next multiple of `period_s`, so that all who wait for one wake up together."""
+def until_beat(period_s: float) -> float:
+    """Return the seconds until about the next multiple of `period_s`, when all who wait for it wake up."""
     left = period_s - asyncio.get_running_loop().time() % period_s
-    await asyncio.sleep(left if left > period_s / 10 else left + period_s)
+    return left if left > period_s / 10 else left + period_s
+
+
+async def next_beat(period_s: float) -> None:
+    """Sleep until about the next multiple of `period_s` (see `until_beat`)."""
+    await asyncio.sleep(until_beat(period_s))
 
 
 class timeout:  # noqa: N801 - used like `asyncio.timeout`

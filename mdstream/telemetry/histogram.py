@@ -6,6 +6,8 @@ added. So they can be kept in shared memory, sent as a few (bucket, count) pairs
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -37,9 +39,9 @@ def percentile_ms(counts: npt.NDArray[np.integer], quantile: float) -> float | N
 
     It is the upper end of a bucket, and so at most 6.25 percent above the true value.
     """
-    cumulated = np.cumsum(counts.astype(np.int64))
+    cumulated = counts.cumsum()
     if not len(cumulated) or cumulated[-1] == 0:
         return None
-    rank = max(1, int(np.ceil(quantile * int(cumulated[-1]))))
-    bucket = int(np.searchsorted(cumulated, rank))
+    rank = max(1, math.ceil(quantile * int(cumulated[-1])))
+    bucket = int(cumulated.searchsorted(cumulated.dtype.type(rank)))
     return upper_ns(bucket) / 1e6

@@ -15,8 +15,10 @@ read-only. `telemetry.metrics` names the words.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ COPIES = 1 + len(LIVE)
 """The first word of the two copies."""
 _HISTOGRAMS = COPIES + 2 * len(COMMITTED)
 _WORDS = _HISTOGRAMS + len(HISTOGRAMS) * BUCKETS
+_TICK_S = 0.1
+"""Changes of a folder that are so close together may have the same time."""
 _LAYOUT = zlib.crc32(" ".join((*LIVE, *COMMITTED, *HISTOGRAMS, str(BUCKETS))).encode())
 
 
@@ -53,8 +57,13 @@ class FeedState:
     # The mutable state, all of it in shared memory: the words, and the buckets of each histogram.
     _words: memoryview
     histograms: dict[str, Counts]
-    # The heads of the stream's frames that a reader has met, by name.
+    # Written by a reader, in `count_rows`.
     _heads: dict[str, Head]
+    """The heads of the stream's frames, by name."""
+    _changed: tuple[int, float]
+    """When the folder of frames was changed last (ns), and the monotonic time when that was seen (s)."""
+    _listed: int
+    """The time of the change since which `_heads` has all frames; 0 if there is none."""
 
     def __init__(self, path: Path, write: bool = False) -> None:
         with path.open("r+b" if write else "rb") as file:
@@ -65,7 +74,7 @@ class FeedState:
             raise NoRunError(
                 f"{path}: written by another version of mdstream, with other metrics; use the same version"
             )
-        self._heads = {}
+        self._heads, self._changed, self._listed = {}, (0, 0.0), 0
         self.words: Counts = np.frombuffer(mapping, np.uint64)
         """All words, for kernels."""
         counts = self.words[_HISTOGRAMS:]
@@ -122,10 +131,26 @@ class FeedState:
 
     def count_rows(self, run: Path, stream: str) -> int:
         """Return the rows of all frames of `stream` in the run in folder `run`."""
-        for folder in (run / "frames").glob(f"{stream}.*"):
-            if folder.name not in self._heads and (folder / "head").exists():
-                self._heads[folder.name] = Head(folder, write=False)
+        frames = run / "frames"
+        with contextlib.suppress(FileNotFoundError):  # the run was removed
+            if (changed := frames.stat().st_mtime_ns) != self._listed:
+                if changed != self._changed[0]:
+                    self._changed = changed, time.monotonic()
+                self._find_heads(frames, stream)
         return sum(head.rows for head in self._heads.values())
+
+    def _find_heads(self, frames: Path, stream: str) -> None:
+        """Find the new frames of `stream`; note if they are all that there are until the next change."""
+        changed, seen_at = self._changed
+        is_complete = time.monotonic() - seen_at > _TICK_S
+        for folder in frames.glob(f"{stream}.*"):
+            if folder.name in self._heads:
+                continue
+            if (folder / "head").exists():
+                self._heads[folder.name] = Head(folder, write=False)
+            else:
+                is_complete = False
+        self._listed = changed if is_complete else 0
 
     # -- written by one process at a time
 

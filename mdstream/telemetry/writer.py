@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mdstream.frames.dictionary import DictionaryWriter
 from mdstream.frames.rundir import dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
-from mdstream.streams.spec import CODED, VARIABLE, Channel, Column, Kind
+from mdstream.streams.spec import VARIABLE, Channel, Column, Kind
 from mdstream.streams.storage import DTYPE
 from mdstream.telemetry.schema import CORES, EVENTS, MACHINE, PROCESSES, STREAMS, SYMBOLS
 
@@ -54,10 +54,14 @@ class TelemetryWriter:
     def _write(self, channel: Channel, rows: Sequence[dict[str, Any]]) -> None:
         if not rows:
             return
-        data = [self._column(column, [row[column.name] for row in rows]) for column in channel.columns]
-        self._frames[channel.name].append(data)
+        data = dict(_numbers(channel, rows))
+        for column in channel.columns:
+            if column.name not in data:
+                data[column.name] = self._column(column, [row[column.name] for row in rows])
+        self._frames[channel.name].append([data[column.name] for column in channel.columns])
 
     def _column(self, column: Column, values: list[Any]) -> ColumnData:
+        """Return a column of texts, or of codes for texts."""
         mask = None
         if column.nullable and None in values:
             mask = np.array([v is not None for v in values])
@@ -65,11 +69,7 @@ class TelemetryWriter:
             texts = [b"" if v is None else _encode(v, column.kind) for v in values]
             ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
             return ColumnData(ends, mask, np.frombuffer(b"".join(texts), DTYPE[column.kind]))
-        if column.kind in CODED:
-            values = self._codes(column.dictionary).add(values)
-        elif mask is not None:
-            values = [0 if v is None else v for v in values]
-        return ColumnData(np.array(values, DTYPE[column.kind]), mask)
+        return ColumnData(np.array(self._codes(column.dictionary).add(values), DTYPE[column.kind]), mask)
 
     def close(self) -> None:
         for frame in self._frames.values():
@@ -80,6 +80,18 @@ class TelemetryWriter:
             path = dictionary_path(self._run, "telemetry", name)
             self._dictionaries[name] = DictionaryWriter(path)
         return self._dictionaries[name]
+
+
+def _numbers(channel: Channel, rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, ColumnData]]:
+    """Yield the columns of numbers by name. One array holds all of a type: one for each costs more."""
+    for kind in (Kind.TIME, Kind.INT, Kind.FLOAT):
+        names = [column.name for column in channel.columns if column.kind is kind]
+        table = [[row[name] for row in rows] for name in names]
+        has_null = [None in values for values in table]
+        present = np.array([[v is not None for v in values] for values in table])
+        filled = np.array([[0 if v is None else v for v in values] for values in table], DTYPE[kind])
+        for index, name in enumerate(names):
+            yield name, ColumnData(filled[index], present[index] if has_null[index] else None)
 
 
 def _encode(value: Any, kind: Kind) -> bytes:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from mdstream.errors import NoRunError
+from mdstream.frames.writer import FrameWriter, Limits
+from mdstream.streams import STREAMS
 from mdstream.telemetry.state import COMMITTED, COPIES, FeedState
 
 
@@ -71,3 +75,23 @@ def test_a_counter_that_is_not_in_the_table_cannot_be_counted(tmp_path: Path) ->
     with pytest.raises(KeyError):
         state.commit(1, nonsense=1)
     assert state["sequence"] == 0
+
+
+def test_frames_that_begin_right_after_a_look_are_counted(tmp_path: Path) -> None:
+    state = FeedState.create(tmp_path / "state")
+    writers: list[FrameWriter] = []
+    for index in range(200):
+        folder = tmp_path / "frames" / f"news.n{index}"
+        folder.mkdir(parents=True)
+        state.count_rows(tmp_path, "news")  # sees the folder, but no head
+        writers.append(FrameWriter(folder, STREAMS["news"].channels[0].columns, Limits(1 << 20, 1 << 16)))
+        if index % 50 == 25:
+            time.sleep(0.15)  # the folder of frames has not changed for a while
+        writers[-1].head.publish(index + 1, 0)
+        assert state.count_rows(tmp_path, "news") == sum(range(index + 2))
+    time.sleep(0.15)
+    state.count_rows(tmp_path, "news")
+    state.count_rows(tmp_path, "news")
+    assert state._listed, "the folder is not listed again while nothing changes"
+    shutil.rmtree(tmp_path / "frames")
+    assert state.count_rows(tmp_path, "news") == sum(range(201)), "what is mapped stays"

@@ -94,6 +94,7 @@ _EXAMPLES = {
     "run": "mdstream run --streams stocks --symbols stocks=AAPL,MSFT --duration 20",
     "settings": "mdstream settings > mdstream.toml",
     "doctor": "mdstream doctor --offline",
+    "precompile": "mdstream precompile",
     "tail": "mdstream tail stocks.trades --rows 10",
     "report": "mdstream report run.json --out run.html",
     "backfill": "mdstream backfill stocks.bars --symbols AAPL "

@@ -130,7 +130,7 @@ def _user_name() -> str:
 
 
 def _kernels(handoff: HandoffConfig) -> Finding:
-    from mdstream.pool.worker_code import COMPILING, are_kernels_compiled
+    from mdstream.pool.worker_code import are_kernels_compiled, count_kernels
 
     what = "compiled decoders"
     if not handoff.kernels:
@@ -145,7 +145,9 @@ def _kernels(handoff: HandoffConfig) -> Finding:
             f"cannot be stored, so the fallback decoder is used: {error}",
             "free disk space, or set NUMBA_CACHE_DIR to another folder",
         )
-    return Finding("ok", what, f"not compiled yet; {COMPILING}, beside the first run")
+    done, total = count_kernels()
+    found = f"{done} of {total}; the next run compiles the rest beside its streams"
+    return Finding("note", what, found, "mdstream precompile")
 
 
 def _runs(frames: FramesConfig) -> Iterator[Finding]:

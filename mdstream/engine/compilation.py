@@ -47,6 +47,11 @@ class Compilation:
             log.info("%s. Until then, the slower fallback decoder decodes", COMPILING)
 
     @property
+    def pid(self) -> int | None:
+        """The process, while it runs."""
+        return self._process.pid if self._process is not None else None
+
+    @property
     def progress(self) -> str:
         """How far it is; empty unless it is running."""
         if self._process is None:

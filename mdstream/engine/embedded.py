@@ -67,6 +67,11 @@ class EmbeddedSimulator:
         return int(content)
 
     @property
+    def pid(self) -> int | None:
+        """The process that runs now."""
+        return self.process.pid
+
+    @property
     def address(self) -> dict[str, Any]:
         """The settings that point at this simulator, with a key that it accepts."""
         return {

@@ -19,12 +19,10 @@ from mdstream.telemetry.writer import TelemetryWriter
 class Measurements:
     """Writes one row per stream, process and core, and one for the machine, at each `sample`."""
 
-    def __init__(
-        self, run: Path, simulator_pid: int | None, recorder_pids: Callable[[], list[int]]
-    ) -> None:
+    def __init__(self, run: Path, find_others: Callable[[], dict[int, str]] = dict) -> None:
+        """`find_others` returns the roles of the processes that belong to no feed, by process id."""
         self._run = run
-        self._simulator_pid = simulator_pid
-        self._recorder_pids = recorder_pids
+        self._find_others = find_others
         self.streams: dict[str, dict[str, Any]] = {}
         """The last sample of each stream, as its row in the frame."""
         self.writer = TelemetryWriter(run)
@@ -55,9 +53,7 @@ class Measurements:
         roles = {os.getpid(): ("supervisor", "")}
         if (shared := forkserver.pid()) is not None:
             roles[shared] = ("forkserver", "")
-        if self._simulator_pid is not None:
-            roles[self._simulator_pid] = ("simulator", "")
-        roles.update(dict.fromkeys(self._recorder_pids(), ("recorder", "")))
+        roles |= {pid: (role, "") for pid, role in self._find_others().items()}
         for feed in feeds:
             if feed.process is not None and feed.process.pid is not None:
                 roles[feed.process.pid] = ("feed", feed.stream)

@@ -221,10 +221,7 @@ class Supervisor:
             log.info(HOW_TO_GO_LIVE)
         self._facts = preparation.describe_run(self._effective, self.config.simulated)
         directory.describe(**self._facts)
-        simulator_pid = self._simulator.process.pid if self._simulator else None
-        self._measurements = Measurements(
-            self.path, simulator_pid, lambda: self.recorder.pids if self.recorder else []
-        )
+        self._measurements = Measurements(self.path, self._find_others)
         self._events = EventLog(self._measurements.writer)
         log.info("run %s: %s", self.run_id, ", ".join(self.config.streams))
         if self.config.record:
@@ -333,6 +330,14 @@ class Supervisor:
                 compilation.finish(self.feeds.values())
 
             self.watch(sentinel, finish)
+
+    def _find_others(self) -> dict[int, str]:
+        """Return the roles of the processes that belong to no feed, by process id."""
+        others = dict.fromkeys(self.recorder.pids if self.recorder is not None else [], "recorder")
+        for role, part in (("simulator", self._simulator), ("compiler", self._compilation)):
+            if part is not None and part.pid is not None:
+                others[part.pid] = role
+        return others
 
     def _report_recorder(self, text: str, level: int) -> None:
         self._report("recorder", EventKind.RECORDING, text, Severity(level))

@@ -35,9 +35,9 @@ def load_boot() -> ModuleType:
     return boot
 
 
-COMPILING = "compiling the decoders for this machine, once: about a minute"
+COMPILING = "compiling the decoders for this machine, once: a minute or more"
 """Log line of the compilation. It took 44 s of CPU time on a vCPU of 2026 (AMD EPYC), 60 to 90 s on busy
-machines.
+machines. Beside a run that needs all cores it takes ten times as long.
 """
 
 

@@ -25,6 +25,7 @@ def describe_flow(run: Attachment, processes: pl.DataFrame) -> Values:
 
         conclusive  whether the time is long enough to say what limits the run
         foreign     share of the busy time that belongs to other programs
+        compiling   share of the busy time that compiled the decoders
         share       percent of the engine's CPU time that decodes and aggregates; excludes the simulator
         waits_ms    99th percentile of the time that batches wait after they are received
     """
@@ -34,20 +35,23 @@ def describe_flow(run: Attachment, processes: pl.DataFrame) -> Values:
     count, seconds = cores["core"].n_unique(), (last - first).total_seconds()
     during = processes.filter(within)
     cpu_s = cpu_seconds(during)
-    engine = sum(value for role, value in cpu_s.items() if role != "simulator")
+    engine = sum(value for role, value in cpu_s.items() if role not in ("simulator", "compiler"))
     decode = waits_ms = 0.0
     if "telemetry.batches" in run.frames:
         done = run.frame("telemetry.batches").filter(pl.col("end_ts").is_between(first, last))
         decode = int(done["cpu_ns"].sum()) / SECOND
         waits_ms = shorten(done.select(_WAITS.quantile(0.99)).item())
-    busy, simulator = shorten(cores["busy_percent"].mean()), cpu_s.get("simulator", 0.0)
+    busy = shorten(cores["busy_percent"].mean())
+    simulator, compiler = cpu_s.get("simulator", 0.0), cpu_s.get("compiler", 0.0)
+    busy_s = busy / 100 * count * seconds
     return {
         "conclusive": conclusive,
         "seconds": shorten(seconds),
         "busy": busy,
         "simulator_busy": shorten(100 * simulator / seconds) if seconds else 0.0,
         "simulator_share": shorten(simulator / (engine + simulator)) if simulator else 0.0,
-        "foreign": foreign_share(busy, count, seconds, engine + simulator),
+        "foreign": foreign_share(busy_s, engine + simulator + compiler),
+        "compiling": shorten(min(1.0, compiler / busy_s)) if busy_s else 0.0,
         "engine_cpu_s": shorten(engine),
         "decode_s": shorten(decode),
         "waits_ms": waits_ms,

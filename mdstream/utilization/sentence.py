@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from mdstream.utilization.values import Values
 
@@ -32,12 +33,18 @@ def describe_limit(found: Values) -> str:
     idle = f"while messages arrived, the cores were idle {100 - flow['busy']:.0f}% of the time"
     if flow["waits_ms"] < _LONG_MS:
         return f"Nothing limits this run: {idle}, and the engine processed messages as they arrived."
-    others = (
-        f"; other programs used {100 * flow['foreign']:.0f}% of the busy time"
-        if flow["foreign"] >= _MUCH
-        else ""
+    others = " and ".join(_describe_others(flow))
+    return (
+        f"Nothing limits this run for long: {idle}{others and f'; of the busy time, {others}'}. "
+        f"{_describe_waits(flow)}"
     )
-    return f"Nothing limits this run for long: {idle}{others}. {_describe_waits(flow)}"
+
+
+def _describe_others(flow: Values) -> Iterator[str]:
+    """Yield who else took much of the busy time."""
+    for key, name in (("foreign", "other programs"), ("compiling", "the compilation of the decoders")):
+        if flow[key] >= _MUCH:
+            yield f"{name} used {100 * flow[key]:.0f}%"
 
 
 def _find_full(streams: Values, key: str) -> str:
@@ -50,11 +57,13 @@ def _describe_cores(found: Values) -> str:
     cores, flow = found["cores"], found["flow"]
     count = "1 core was" if cores["count"] == 1 else f"{cores['count']} cores were"
     full = f"while messages arrived, {count} busy {flow['busy']:.0f}% of the time"
-    if flow["foreign"] >= _MUCH:
-        full += f", {100 * flow['foreign']:.0f}% of it with other programs"
+    if others := list(_describe_others(flow)):
+        full += f"; of that, {' and '.join(others)}"
         if flow["waits_ms"] < _LONG_MS:
             return f"Nothing limits this run, although its cores were full: {full}. {_describe_waits(flow)}"
-        return f"Other programs limit this run: {full}. {_describe_waits(flow)}"
+        if flow["foreign"] >= _MUCH:
+            return f"Other programs limit this run: {full}. {_describe_waits(flow)}"
+        return f"The compilation, which is done once, limits this run: {full}. {_describe_waits(flow)}"
     share = flow["simulator_share"]
     other = f"; the simulator used {100 * share:.0f}% of this run's CPU time" if share >= 0.05 else ""
     return f"The cores limit this run: {full}{other}. More cores would help, more workers would not."

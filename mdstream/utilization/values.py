@@ -31,7 +31,6 @@ def cpu_seconds(processes: pl.DataFrame) -> dict[str, float]:
     return dict(found.iter_rows())
 
 
-def foreign_share(busy: float, cores: int, seconds: float, ours: float) -> float:
+def foreign_share(busy_s: float, ours: float) -> float:
     """Return the share of the cores' busy time that other programs used; `ours` is what this run used."""
-    busy_s = busy / 100 * cores * seconds
     return shorten(max(0.0, 1 - ours / busy_s)) if busy_s else 0.0

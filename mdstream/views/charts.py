@@ -25,6 +25,7 @@ _ROLES = {
     "forkserver": "#8cd17d",
     "supervisor": "#4e79a7",
     "recorder": "#b07aa1",
+    "compiler": "#edc948",
     "simulator": "#bab0ac",
 }
 _TITLE_WIDTH = 150

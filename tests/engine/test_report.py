@@ -53,7 +53,7 @@ def test_updates_without_room_and_rejects_without_disk_are_reported(tmp_path: Pa
             r.committer.rejects = RejectFile(tmp_path / "rejects", limit=10)
             await r.feed([(TRADE, PayloadKind.JSON, 1), (b"[garbage", PayloadKind.JSON, 2)])
             await r.drain()
-            measurements = Measurements(r.run, None, list)
+            measurements = Measurements(r.run)
             built, text = build(r.run, r.state, measurements)
             measurements.close()
             stream, reader = built["streams"]["stocks"], attach(str(r.run))
@@ -72,7 +72,7 @@ def test_telemetry_that_finds_no_room_is_reported(tmp_path: Path) -> None:
     with tmpfs(tmp_path / "shm", 8) as folder, RunDirectory(folder) as run:
         run.describe()
         state = FeedState.create(run.path / "feeds" / "stocks.state")
-        measurements = Measurements(run.path, None, list)
+        measurements = Measurements(run.path)
         with (run.path / "filling").open("wb", buffering=0) as file:
             fill(folder, file)
             built, text = build(run.path, state, measurements)

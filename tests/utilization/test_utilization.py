@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections import namedtuple
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,6 +33,7 @@ def make_utilization(**changes: Any) -> dict[str, Any]:
         "simulator_busy": 10.0,
         "simulator_share": 0.5,
         "foreign": 0.0,
+        "compiling": 0.0,
         "waits_ms": 3.0,
     }
     flow["conclusive"] = True
@@ -100,12 +100,23 @@ def test_a_simulator_that_is_used_up_is_named() -> None:
 
 
 def test_other_programs_that_take_the_cores_are_reported() -> None:
-    assert foreign_share(100.0, 2, 10.0, 10.0) == 0.5
+    assert foreign_share(20.0, 10.0) == 0.5
     text = describe_limit(make_utilization(busy=100.0, foreign=0.5, waits_ms=33.2))
     assert (
         "Other programs limit this run: while messages arrived, 4 cores were busy 100% of the time" in text
     )
-    assert "99% of batches waited at most 34 ms" in text
+    assert "of that, other programs used 50%. 99% of batches waited at most 34 ms" in text
+
+
+def test_the_compiler_is_not_called_another_program() -> None:
+    text = describe_limit(make_utilization(busy=100.0, compiling=0.6, waits_ms=33.2))
+    assert text.startswith("The compilation, which is done once, limits this run: while messages arrived")
+    assert "of that, the compilation of the decoders used 60%. 99% of batches" in text
+    text = describe_limit(make_utilization(busy=100.0, compiling=0.3, foreign=0.4, waits_ms=33.2))
+    assert text.startswith("Other programs limit this run")
+    assert "other programs used 40% and the compilation of the decoders used 30%" in text
+    text = describe_limit(make_utilization(busy=100.0, compiling=0.6))
+    assert text.startswith("Nothing limits this run, although its cores were full")
 
 
 def test_waits_are_reported_though_the_cores_were_not_full() -> None:
@@ -113,7 +124,7 @@ def test_waits_are_reported_though_the_cores_were_not_full() -> None:
     assert text.startswith(
         "Nothing limits this run for long: while messages arrived, the cores were idle 80%"
     )
-    assert "other programs used 50% of the busy time. 99% of batches waited at most 88 ms" in text
+    assert "of the busy time, other programs used 50%. 99% of batches waited at most 88 ms" in text
 
 
 def test_without_workers_it_is_reported_what_one_would_bring() -> None:
@@ -135,9 +146,9 @@ def test_other_programs_that_hold_nothing_up_are_not_blamed() -> None:
     text = describe_limit(make_utilization(busy=100.0, foreign=0.5, waits_ms=1.6))
     assert text.startswith("Nothing limits this run, although its cores were full: while messages")
     assert "99% of batches waited at most 2 ms" in text
-    assert "50% of it" in text
+    assert "other programs used 50%" in text
     assert "The cores limit" in describe_limit(
-        make_utilization(busy=100.0, foreign=foreign_share(100.0, 2, 10.0, 19.0))
+        make_utilization(busy=100.0, foreign=foreign_share(20.0, 19.0))
     )
 
 
@@ -190,7 +201,7 @@ def test_a_process_that_has_ended_is_reported_by_its_own_last_sample() -> None:
     sampler, pid, times = Sampler(), os.getpid(), [time.monotonic()]
     (before,) = sampler.sample_processes({pid: ("feed", "stocks")})
     times.append(time.monotonic())
-    last = replace(before, cpu_user_s=before.cpu_user_s + 0.5, cpu_percent=1.0)
+    last = before._replace(cpu_user_s=before.cpu_user_s + 0.5, cpu_percent=1.0)
     time.sleep(0.5)
     times.append(time.monotonic())
     (sample,) = sampler.sample_processes(

@@ -503,7 +503,7 @@ class Pipeline:
     def _answer(self, batch: Batch, receipt: Receipt) -> None:
         """Pass on everything of a committed batch but its rows."""
         if receipt.fault:
-            log.error("batch %d: kernels failed, its payloads fell back: %s", batch.sequence, receipt.fault)
+            log.error("batch %d: %s", batch.sequence, receipt.fault)
         if receipt.control:
             self._on_control(list(receipt.control))
         for index, future in batch.waiting.items():

@@ -66,7 +66,7 @@ class BatchCodes:
                 self.overflowed = True
                 raise UnfitError(f"{column.key}: the dictionary {column.dictionary!r} is full")
             for row, text in enumerate(texts):
-                items = text if column.kind is Kind.SYMBOLS and text else (text,)
+                items = (text or ()) if column.kind is Kind.SYMBOLS else (text,)
                 for number, item in enumerate(items):
                     if item in unknown:
                         at = places[row], number, index

@@ -10,7 +10,6 @@ do not depend on which of the two decoded a payload.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,7 +22,7 @@ from mdstream.handoff.ticket import BodyContents, Reject
 from mdstream.streams.spec import Channel, PayloadKind, StreamSpec
 from workers.decoding.codes import BatchCodes
 from workers.decoding.columns import Position
-from workers.decoding.fallback import Decoded, FallbackDecoder
+from workers.decoding.fallback import Decoded, FallbackDecoder, describe_fault
 from workers.decoding.kernel_decoder import KernelDecoder, Known, has_kernels
 from workers.decoding.kernel_rows import ChannelRows
 from workers.decoding.matching import keep_skipped
@@ -74,11 +73,10 @@ class Decoder:
                 return decoded
         except Exception as error:  # an error in our code must not lose a batch
             self._kernel_decoders.clear()
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            fault = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+            fault = describe_fault("the kernels, so all payloads fell back", error)
         area.used = used
         alone = self._fallback.decode(payloads)
-        alone.fell_back, alone.fault = len(payloads), fault
+        alone.fell_back, alone.fault = len(payloads), fault or alone.fault
         return alone
 
     def stream_decoder(self) -> tuple[PayloadKind, KernelDecoder] | None:

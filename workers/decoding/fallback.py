@@ -11,6 +11,7 @@ bodies of REST into records.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,7 +75,9 @@ class Decoded:
     fell_back: int = 0
     """Payloads that kernels started and left to the fallback decoder."""
     fault: str = ""
-    """The error of the kernels, if there was one; then all payloads fell back."""
+    """An error of our own code, if there was one: of the kernels, then all payloads fell back; or of the
+    fallback decoder, then the messages with the error are rejects.
+    """
 
     def order_of(self, name: str) -> npt.NDArray[np.int64]:
         """Return a sort key for each row of a channel; it sorts rows of all channels by receipt."""
@@ -221,11 +224,15 @@ class FallbackDecoder:
         channel, rows = self._spec.by_name[name], out.rows[name]
         try:
             flat = flatten(channel, rows)
+            if channel.levels is not None and len(set(flat.positions)) < len(rows.positions):
+                raise UnfitError("a book without levels, which has no row that would be checked")
             columns, coded = self._maker.columns(channel, flat)
             if len(find_empty(channel, masks_of(columns, coded))):
                 raise UnfitError("a snapshot without a part")
             codes.admit(channel, coded, places_of(flat.positions))
-        except UnfitError:
+        except Exception as error:
+            if not isinstance(error, UnfitError):  # an error in our code must not lose a batch
+                out.fault = describe_fault("the fallback decoder", error)
             flat = self._sift(channel, rows, out, codes)
             columns, coded = self._maker.columns(channel, flat)
         out.rows[name] = flat
@@ -245,8 +252,10 @@ class FallbackDecoder:
                     out.empty.add(position)
                     continue
                 codes.admit(channel, coded, places_of(flat.positions))
-            except UnfitError as error:
-                out.rejects.append(Reject(*position, str(error)))
+            except Exception as error:
+                known = isinstance(error, UnfitError)
+                why = str(error) if known else describe_fault("the fallback decoder", error)
+                out.rejects.append(Reject(*position, why))
                 if channel.levels is not None:
                     out.lose_levels(position, record.get(SYMBOL))
             else:
@@ -320,6 +329,12 @@ class FallbackDecoder:
             out.rejects.append(Reject(payload, message, why, part=key))
             out.counts[payload] += 1
         return kept
+
+
+def describe_fault(where: str, error: Exception) -> str:
+    """Return what a log line or a reject says of an error in our own code."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"error in {where}: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
 
 
 def _parse_messages(payload: memoryview | bytes, kind: PayloadKind) -> Any:

@@ -280,14 +280,15 @@ def channel_of(frame: str) -> Channel:
 
 
 def _open(uri: str, options: dict[str, str]) -> DeltaTable | None:
-    from deltalake import DeltaTable
     from deltalake.exceptions import TableNotFoundError
+
+    from mdstream.store.delta_table import locate
 
     try:
         if uri in _tables:
             _tables[uri].update_incremental()
         else:
-            _tables[uri] = DeltaTable(uri, storage_options=options or None)
+            _tables[uri] = locate(uri, options)
     except TableNotFoundError:
         _tables.pop(uri, None)
     table: DeltaTable | None = _tables.get(uri)

@@ -50,6 +50,7 @@ from mdstream.history.store_faults import translate_faults
 from mdstream.session.budget import Budget
 from mdstream.session.pages import PageRequest, history_request, is_stale_token, pages
 from mdstream.session.rest import Body, RestClient
+from mdstream.store.folders import check_name
 from mdstream.store.query import to_utc
 from mdstream.store.rejects import RejectFile
 from mdstream.venues.alpaca.parameters import ADJUSTMENT, ASOF, TIMEFRAME
@@ -117,6 +118,7 @@ class Backfill:
         """Fetch and store the missing rows. Raises `MdstreamError` if the cause is not a single shard."""
         start = time.monotonic()
         try:
+            check_name(str(self._store))
             with translate_faults(self._store, self._folder), Ledger(self._folder) as ledger:
                 self._ledger = ledger
                 self._filing = Filing(self._request, self._store, ledger, self._staging, self._count_stored)

@@ -8,6 +8,7 @@ from datetime import UTC, tzinfo
 from typing import TYPE_CHECKING
 
 from mdstream.errors import ConfigError, StoreError
+from mdstream.store.folders import check_name
 from mdstream.store.objects import summarize_error
 from mdstream.store.query import When, parse_time
 from mdstream.store.schema import NS_SUFFIX, ROW, RUN, find_widened, polars_schema
@@ -42,13 +43,13 @@ class Wanted:
 
 def open_table(uri: str, options: dict[str, str]) -> DeltaTable | None:
     """Return the Delta table at `uri`; None if there is none. Raises `StoreError` if it cannot be read."""
-    from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
+    from mdstream.store.delta_table import LocatedTable, locate
+
+    check_name(uri)
     try:
-        if not DeltaTable.is_deltatable(uri, options or None):
-            return None
-        return DeltaTable(uri, storage_options=options or None)
+        return locate(uri, options) if LocatedTable.is_deltatable(uri, options or None) else None
     except (OSError, DeltaError) as error:
         raise StoreError(f"store: {uri} cannot be read: {summarize_error(error)}") from error
 

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 
 from mdstream.errors import ConfigError
 from mdstream.store.objects import check_object_store
 
+_REFUSED = re.compile(r"[%=\\\[\]^|\x00-\x1f\x7f]")
+"""Characters with which delta-rs 1.6 looks for a table in another folder, or ends with a panic; and the one
+with which Polars takes the name of a folder for a column.
+"""
+
 
 def check_store(path: str) -> None:
     """Raise `ConfigError` if a folder cannot hold a store, and `StoreError` if an object store cannot."""
-    if "://" in path:
+    if is_remote(path):
         check_object_store(path)
     else:
+        check_name(path)
         check_folder("store", path)
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether a store is in an object store."""
+    return "://" in uri
+
+
+def check_name(uri: str) -> None:
+    """Raise `ConfigError` if the name of a local folder has a character that Delta tables cannot have."""
+    if not is_remote(uri) and (found := _REFUSED.search(path := str(Path(uri).resolve()))):
+        raise ConfigError(
+            f"store: {path!r} cannot hold Delta tables, because of the character {found[0]!r} in its name. "
+            "Use a folder whose name has none of % = \\ [ ] ^ | and no control character"
+        )
 
 
 def check_folder(setting: str, path: str) -> None:

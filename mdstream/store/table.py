@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Schema, Transaction
+from deltalake import CommitProperties, Schema, Transaction
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from mdstream.errors import StoreError
 from mdstream.handoff.page_ticket import JoinReceipt
+from mdstream.store.delta_table import locate
 from mdstream.store.migration import add_new_columns, migrate
 from mdstream.store.objects import summarize_error
 from mdstream.store.replacement import OldRows, remove_leftovers, replace_rows
@@ -66,7 +67,7 @@ class StoreTable:
     def read_state(self) -> TableState:
         """Return the state of the table. Raises `StoreError` if it cannot be read."""
         try:
-            table = DeltaTable(str(self.folder))
+            table = locate(str(self.folder))
             version = table.transaction_version(_APP) or 0
             return TableState(str(table.metadata().id), version, tuple(table.file_uris()))
         except TableNotFoundError:
@@ -94,7 +95,7 @@ class StoreTable:
         properties = CommitProperties(app_transactions=[Transaction(_APP, version)])
         try:
             if state.id:
-                table = DeltaTable(folder)
+                table = locate(folder)
                 if count := migrate(table, self._channel):
                     log.info("store: %s: wrote %d files again: sizes are fractions now", folder, count)
                 add_new_columns(table, self._schema)

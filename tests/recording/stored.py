@@ -9,6 +9,7 @@ import polars.selectors as cs
 
 from mdstream.frames.layout import is_keyed, read_schema
 from mdstream.reading.attach import Attachment
+from mdstream.store.delta_table import locate
 
 
 def list_recorded_frames(run: Path) -> list[str]:
@@ -28,7 +29,7 @@ def read_frames(run: Attachment) -> dict[str, pl.DataFrame]:
 
 def read_store(store: Path | str, name: str, options: dict[str, str] | None = None) -> pl.DataFrame:
     """Return the rows of a frame's table in the form that the frame has, sorted."""
-    frame = pl.read_delta(f"{store}/live/{name}", storage_options=options)
+    frame = pl.scan_delta(locate(f"{store}/live/{name}", options)).collect()
     beyond = [column for column in frame.columns if column.endswith("_ns")]
     whole = [
         (pl.col(column[:-3]).dt.epoch("us") * 1000 + pl.col(column).cast(pl.Int64))

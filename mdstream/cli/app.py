@@ -8,6 +8,7 @@ import importlib
 import itertools
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Annotated, Any, ParamSpec, TypeVar, cast
 
@@ -108,10 +109,14 @@ _EXAMPLES = {
 
 
 class _Command(TyperCommand):
-    """A command whose options do not take another option as their value: the value was forgotten."""
+    """A command that loses nothing of its command line.
+
+    An option does not take another option as its value: the value was forgotten. An option with one value
+    is not given twice: the first value would be lost.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse `args`. Raises a usage error for a forgotten value."""
+        """Parse `args`. Raises a usage error for a forgotten value, and for one that would be lost."""
         takes_value: dict[str, bool] = {}
         for each in self.get_params(ctx):
             is_flag = getattr(each, "is_flag", True) or getattr(each, "count", False)
@@ -120,6 +125,12 @@ class _Command(TyperCommand):
         for name, value in itertools.pairwise(itertools.takewhile("--".__ne__, args)):
             if takes_value.get(name) and value.partition("=")[0] in takes_value:
                 raise typer.BadParameter(f"its value is missing; {value} follows", param_hint=name)
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option, count in Counter(given).items():
+            is_one = not getattr(option, "is_flag", True) and not getattr(option, "multiple", False)
+            if is_one and count > 1:
+                text = f"given {count} times; several values are A,B,C"
+                raise typer.BadParameter(text, param_hint=option.opts[0])
         return super().parse_args(ctx, args)
 
 

@@ -122,3 +122,26 @@ def test_a_forgotten_value_is_not_the_next_option(arguments: list[str], flag: st
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert f"Invalid value for {flag}: its value is missing; {follows} follows" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["backfill", "stocks.trades", "--symbols", "AAPL", "--symbols", "MSFT"], "--symbols"),
+        (["run", "--streams", "stocks", "--streams=crypto"], "--streams"),
+        (["tail", "-n", "5", "stocks.trades", "--rows", "6"], "--rows"),
+        (["export", "--store=a", "stocks.trades", "--store", "a"], "--store"),
+    ],
+)
+def test_no_value_is_lost_because_an_option_is_given_twice(arguments: list[str], flag: str) -> None:
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert f"Invalid value for {flag}: given 2 times; several values are A,B,C" in done.output
+
+
+def test_options_with_several_values_and_switches_may_be_repeated() -> None:
+    flags = ["--symbols", "stocks=A", "--symbols", "crypto=B", "--record", "--no-record", "--streams", "none"]
+    done = CliRunner().invoke(app, ["run", *flags])
+    assert done.exit_code == 2
+    assert "given 2 times" not in done.output
+    assert "none" in done.output

@@ -40,6 +40,11 @@ LONGEST_TOKEN = 4096
 MOST_UNUSABLE = 3
 """Attempts at a page that cannot be read; the request has failed."""
 
+LARGEST_NUMBER = 1e100
+"""A number, such as a price or a size, with or without sign, so that no product or sum is infinite; the
+message is a reject.
+"""
+
 LONGEST_TEXT = 1024
 """Characters of a symbol, an exchange or a list of conditions; the message is a reject."""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,22 +19,32 @@ from mdstream.handoff.compression import decompress
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.handoff.ticket import Reject
 from mdstream.limits import LARGEST_UNPACKED
-from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, stored_columns, stored_schema, why_too_large
+from mdstream.store.schema import LARGEST_INT, stored_columns, stored_schema, why_too_large
 from mdstream.streams import STREAMS
-from mdstream.streams.spec import CODED, RECV_TS, SYMBOL, Channel, Column, Kind
+from mdstream.streams.spec import CODED, SYMBOL, Channel, Column, Kind
 from mdstream.streams.storage import DICTIONARY_LIMIT, PROVISIONAL
 from workers import python_mode
 from workers.decoding.decoder import Decoder
 from workers.decoding.payloads import Payloads
 from workers.decoding.salvage import BOM
+from workers.repeats import (
+    add_marks,
+    drop_repeats,
+    find_newest,
+    find_overlap,
+    groups,
+    join_marks,
+    read_same_times,
+)
+
+if TYPE_CHECKING:
+    import polars as pl
 
 _AREA_BYTES = 8 * 1024 * 1024
 """Bytes for the columns of a page; larger results are allocated separately."""
 
 _SPANNED = {Kind.SYMBOL: pa.string(), Kind.TIME: pa.int64()}
 """Kinds of columns whose minimum and maximum let a reader skip a file."""
-
-_ROWS_A_GROUP = 131_072
 
 
 class PageDecoder:
@@ -155,8 +164,20 @@ def stage(ticket: PageTicket) -> PageReceipt:
 
 
 def join(ticket: JoinTicket) -> JoinReceipt:
-    """Join staged files to one Parquet file, one row group at a time, which bounds memory."""
-    channel = STREAMS[ticket.stream].by_name[ticket.channel]
+    """Join staged files to one Parquet file, one row group at a time, which bounds memory.
+
+    If the service marked a trade between two pages that have it, the file is written again, with the mark.
+    """
+    receipt, marks = _join(ticket)
+    return receipt if marks is None else _join(ticket, marks)[0]
+
+
+def _join(ticket: JoinTicket, marks: pl.DataFrame | None = None) -> tuple[JoinReceipt, pl.DataFrame | None]:
+    """Join staged files, with `marks` that repeated rows have. Return also those that first rows lack."""
+    spec = STREAMS[ticket.stream]
+    channel = spec.by_name[ticket.channel]
+    rules = spec.bar_rules
+    mark = rules.mark if rules is not None and rules.trades == channel.name else ""
     into = Path(ticket.into)
     into.parent.mkdir(parents=True, exist_ok=True)
     schema = stored_schema(channel, coded=True)
@@ -167,8 +188,9 @@ def join(ticket: JoinTicket) -> JoinReceipt:
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
     rows = repeated = differing = 0
+    missing: list[pl.DataFrame] = []
     compares = bool(channel.numbered_by or channel.one_per)
-    newest = _find_newest(ticket.before, channel) if compares else {}
+    newest = find_newest(ticket.before, channel) if compares else {}
     with pq.ParquetWriter(
         into,
         schema,
@@ -178,15 +200,17 @@ def join(ticket: JoinTicket) -> JoinReceipt:
         use_dictionary=[f.name for f in schema if f.name not in numbers],
         column_encoding=dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
     ) as writer:
-        for staged, begin in _groups(ticket.paths, schema):
-            group = staged
+        for staged, begin in groups(ticket.paths, schema):
+            group = staged if marks is None else add_marks(staged, marks, mark)
             if compares:
-                again = _find_overlap(staged, newest, channel)
+                again = find_overlap(staged, newest, channel)
                 paths = (*ticket.before, *ticket.paths[:begin]) if again else ()
-                earlier = _read_same_times(paths, staged, channel, again)
-                group, differs = _drop_repeats(staged, earlier, channel)
-                repeated += staged.num_rows - group.num_rows
-                differing += differs
+                earlier = read_same_times(paths, staged, channel, again)
+                kept = drop_repeats(group, earlier, channel, mark)
+                repeated += staged.num_rows - kept.rows.num_rows
+                differing += kept.differing
+                missing += [] if kept.marks is None else [kept.marks]
+                group = kept.rows
             if not group.num_rows:
                 continue
             writer.write_table(group, row_group_size=group.num_rows)
@@ -198,115 +222,8 @@ def join(ticket: JoinTicket) -> JoinReceipt:
                 last[column.name] = max(last.get(column.name, most), most)
     _settle(into)
     pa.default_memory_pool().release_unused()
-    return JoinReceipt(rows, into.stat().st_size, first, last, repeated, differing)
-
-
-def _groups(paths: Sequence[str], schema: pa.Schema) -> Iterator[tuple[pa.Table, int]]:
-    """Yield the rows of staged files in row groups, with the columns of `schema`.
-
-    With each comes the number of files before those that it is made of.
-    """
-    waiting: list[pa.Table] = []
-    begin = 0
-    for number, path in enumerate(paths, 1):
-        table = pa.ipc.open_file(pa.memory_map(path)).read_all()
-        for field in schema:
-            if field.name not in table.column_names:  # an earlier version staged it
-                table = table.append_column(field, pa.nulls(table.num_rows, field.type))
-        waiting.append(table.select(schema.names).cast(schema))  # it staged sizes as whole numbers, too
-        if sum(table.num_rows for table in waiting) >= _ROWS_A_GROUP:
-            yield pa.concat_tables(waiting).unify_dictionaries(), begin
-            waiting, begin = [], number
-    if waiting:
-        yield pa.concat_tables(waiting).unify_dictionaries(), begin
-
-
-def _find_newest(paths: Sequence[str], channel: Channel) -> dict[str, int]:
-    """Return the time of the newest row of each symbol in staged files, in microseconds since 1970."""
-    newest: dict[str, int] = {}
-    for path in paths:
-        _find_overlap(pa.ipc.open_file(pa.memory_map(path)).read_all(), newest, channel)
-    return newest
-
-
-def _find_overlap(group: pa.Table, newest: dict[str, int], channel: Channel) -> dict[str, int]:
-    """Return the symbols whose times in a group begin no later than the `newest` of earlier groups ended.
-
-    Pages may repeat those before them. The value is the first of these times, in microseconds since 1970.
-    `newest` is brought up to date.
-    """
-    import polars as pl
-
-    found = pl.from_arrow(group.select([SYMBOL.name, channel.time]))
-    assert isinstance(found, pl.DataFrame)
-    time = pl.col(channel.time).dt.epoch("us")
-    spans = found.group_by(pl.col(SYMBOL.name).cast(pl.String)).agg(
-        time.min().alias("a"), time.max().alias("z")
-    )
-    again = {}
-    for symbol, least, most in spans.iter_rows():
-        if least <= newest.get(symbol, least - 1):
-            again[symbol] = least
-        newest[symbol] = max(most, newest.get(symbol, most))
-    return again
-
-
-def _read_same_times(
-    paths: Sequence[str], group: pa.Table, channel: Channel, since: dict[str, int]
-) -> pa.Table:
-    """Return the staged rows that may be in `group` too: of symbols from a time on (microseconds since
-    1970), those whose time a row of `group` has. Others need no memory.
-    """
-    found = [group.schema.empty_table()]
-    wanted = group[channel.time].combine_chunks().unique()
-    for earlier, _ in _groups(paths, group.schema):
-        has_time = compute.is_in(earlier[channel.time], wanted)
-        times = earlier[channel.time].cast(pa.int64())
-        for symbol, first in since.items():
-            is_wanted = compute.and_(
-                compute.equal(earlier[SYMBOL.name].cast(pa.string()), symbol),
-                compute.greater_equal(times, first),
-            )
-            found.append(earlier.filter(compute.and_(is_wanted, has_time)))
-    return pa.concat_tables(found).unify_dictionaries()
-
-
-def _drop_repeats(group: pa.Table, earlier: pa.Table, channel: Channel) -> tuple[pa.Table, int]:
-    """Return a group's rows without those that it, or `earlier` rows of its symbols, have already.
-
-    The number is that of the rows that were dropped although they differ (`Channel.one_per`). Equal rows
-    have equal times, so only such rows are compared, unless the times of a symbol are out of order.
-    """
-    import polars as pl
-
-    names = group.column_names
-    keys = [name for name in names if name not in (RECV_TS.name, RECV_TS.name + NS_SUFFIX)]
-    whole = pa.concat_tables([earlier, group]).unify_dictionaries() if earlier.num_rows else group
-    times = whole[channel.time].cast(pa.int64()).to_numpy() * 1000
-    times += whole[channel.time + NS_SUFFIX].to_numpy()
-    steps = np.diff(times)
-    symbols = whole[SYMBOL.name].combine_chunks().indices.to_numpy()
-    if (steps[symbols[1:] == symbols[:-1]] < 0).any():
-        suspects = np.arange(len(times))
-    else:
-        same = steps == 0
-        suspects = np.flatnonzero(np.append(same, False) | np.append(False, same))
-    kept = np.ones(len(times), np.bool_)
-    differs = np.zeros(len(times), np.bool_)
-    if len(suspects):
-        found = pl.from_arrow(whole.select(keys).take(pa.array(suspects)))
-        assert isinstance(found, pl.DataFrame)
-        is_new = pl.struct(pl.all()).is_first_distinct()
-        if channel.one_per:
-            is_first = pl.struct(*channel.one_per, channel.time + NS_SUFFIX).is_first_distinct()
-        else:
-            is_first = is_new | pl.col(channel.numbered_by).is_null()
-        kept[suspects] = found.select(is_first).to_series().to_numpy()
-        differs[suspects] = found.select(is_new & ~is_first).to_series().to_numpy()
-    before = len(times) - group.num_rows
-    if not kept.all():
-        group = group.filter(pa.array(kept[before:]))
-    return group, int(differs[before:].sum())
+    receipt = JoinReceipt(rows, into.stat().st_size, first, last, repeated, differing)
+    return receipt, join_marks(missing, mark) if missing and marks is None else None
 
 
 def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:

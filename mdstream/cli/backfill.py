@@ -187,7 +187,7 @@ def _read_symbols(path: Path | None) -> list[str]:
     if path is None:
         return []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise ConfigError(f"--symbols-file {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

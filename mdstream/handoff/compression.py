@@ -8,6 +8,10 @@ from enum import IntEnum
 from mdstream.errors import DecompressionError
 
 
+_MEMBER = b"\x1f\x8b"
+"""The first bytes of a member of a gzip file."""
+
+
 class Compression(IntEnum):
     """Compression of a payload's bytes."""
 
@@ -33,18 +37,25 @@ def decompressed_start(data: bytes, compression: Compression, most: int) -> byte
 
 
 def decompress(data: bytes | memoryview, compression: Compression, most: int) -> bytes:
-    """Return the decompressed bytes. Raises `DecompressionError`, also if there are more than `most`."""
+    """Return the decompressed bytes of all members (RFC 1952 allows several).
+
+    Raises `DecompressionError`, also if there are more than `most`.
+    """
     if compression is Compression.PLAIN:
         return bytes(data)
     from isal import igzip_lib, isal_zlib  # readers and feeds do not need it
 
-    unpacker = isal_zlib.decompressobj(wbits=31)
-    try:
-        plain: bytes = unpacker.decompress(data, most + 1)
-    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub has a variable
-        raise DecompressionError(f"bad gzip: {error}") from error
-    if len(plain) > most:
-        raise DecompressionError(f"more than {most:,} bytes once decompressed")
-    if not unpacker.eof:
-        raise DecompressionError("bad gzip: it ends too early")
-    return plain
+    parts: list[bytes] = []
+    rest: bytes | memoryview = data
+    while not parts or bytes(rest[:2]) == _MEMBER:
+        unpacker = isal_zlib.decompressobj(wbits=31)
+        try:
+            parts.append(unpacker.decompress(rest, most + 1))
+        except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub has a variable
+            raise DecompressionError(f"bad gzip: {error}") from error
+        if sum(map(len, parts)) > most:
+            raise DecompressionError(f"more than {most:,} bytes once decompressed")
+        if not unpacker.eof:
+            raise DecompressionError("bad gzip: it ends too early")
+        rest = unpacker.unused_data
+    return b"".join(parts)

@@ -115,7 +115,7 @@ def build_bars(trades: pl.DataFrame, rules: BarRules, length: BarLength) -> pl.D
     amount = amounts[length.unit]
     before = (amount.cum_sum() - amount).over("symbol")
     # Sums of fractions are not exact: a result just below a whole number counts as that number.
-    bucket = (before / length.count + _TOLERANCE).floor().cast(pl.Int64)
+    bucket = (before / length.count + _TOLERANCE).floor()
     price = pl.when(pl.col("_price")).then(pl.col("price"))
     weight = pl.when(pl.col("_price")).then(pl.col("size")).otherwise(0)
     parts = counting.select(
@@ -136,6 +136,8 @@ def build_bars(trades: pl.DataFrame, rules: BarRules, length: BarLength) -> pl.D
         grouped.with_columns(is_over.alias("complete"))
         .filter(pl.col("open").is_not_null())
         .sort("symbol", "bar")
+        # Null if the amounts are so large that the number has no 64 bits.
+        .with_columns(pl.col("bar").cast(pl.Int64, strict=False))
     )
 
 

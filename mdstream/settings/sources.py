@@ -124,7 +124,7 @@ def _with_any_key(config: Config) -> Config:
 def _read(path: Path) -> dict[str, Any]:
     """Return the settings in a file. Logs a warning if other users can change it, or read keys in it."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         _warn_of_others(path, bool(values.get("credentials")))
         return values
     except OSError as error:

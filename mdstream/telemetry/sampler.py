@@ -119,14 +119,14 @@ class Sampler:
                 continue
             try:
                 process, before, at = self._known.get(pid) or self._new(pid)
-                counts = process.read()
+                usage = process.read()
             except OSError:
                 self._known.pop(pid, None)  # it has ended meanwhile
                 continue
-            spent = counts.user_s + counts.system_s
+            spent = usage.user_s + usage.system_s
             self._known[pid] = process, spent, now
             percent = 100 * (spent - before) / max(_LEAST_S, now - at)
-            samples.append(ProcessSample(pid, role, stream, percent, *counts))
+            samples.append(ProcessSample(pid, role, stream, percent, *usage))
         self._at = now
         return samples
 
@@ -140,10 +140,10 @@ class Sampler:
 
     def _new(self, pid: int) -> tuple[_ProcFiles, float, float]:
         process = _ProcFiles(pid)
-        return process, 0.0, min(process.started(), self._at)
+        return process, 0.0, min(process.find_start(), self._at)
 
 
-class _Counts(NamedTuple):
+class _Usage(NamedTuple):
     """What a process uses, as in `ProcessSample`."""
 
     user_s: float
@@ -167,16 +167,16 @@ class _ProcFiles:
         for name in ("stat", "status"):
             self._files.append(os.open(f"/proc/{pid}/{name}", os.O_RDONLY | os.O_CLOEXEC))
 
-    def started(self) -> float:
+    def find_start(self) -> float:
         """Return when the process started, on the monotonic clock."""
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(self._stat()[19]) / _TICKS
         return time.monotonic() - max(0.0, age)
 
-    def read(self) -> _Counts:
+    def read(self) -> _Usage:
         fields = self._stat()
         status = os.pread(self._files[1], _MOST_BYTES, 0)
         switches = status[status.index(b"\nvoluntary_ctxt_switches:") :].split()
-        return _Counts(
+        return _Usage(
             int(fields[11]) / _TICKS,
             int(fields[12]) / _TICKS,
             int(fields[21]) * _PAGE,

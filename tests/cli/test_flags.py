@@ -140,7 +140,16 @@ def test_no_value_is_lost_because_an_option_is_given_twice(arguments: list[str],
 
 
 def test_options_with_several_values_and_switches_may_be_repeated() -> None:
-    flags = ["--symbols", "stocks=A", "--symbols", "crypto=B", "--record", "--no-record", "--streams", "none"]
+    flags = [
+        "--symbols",
+        "stocks=A",
+        "--symbols",
+        "crypto=B",
+        "--record",
+        "--no-record",
+        "--streams",
+        "none",
+    ]
     done = CliRunner().invoke(app, ["run", *flags])
     assert done.exit_code == 2
     assert "given 2 times" not in done.output

@@ -24,6 +24,18 @@ def test_what_was_packed_is_unpacked(data: bytes, level: int) -> None:
     assert decompressed_size(data, Compression.PLAIN) == len(data)
 
 
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=5))
+def test_all_members_are_unpacked(parts: list[bytes]) -> None:
+    """RFC 1952, 2.2: a gzip file has one member or more."""
+    packed = b"".join(map(gzip.compress, parts))
+    assert decompress(packed, Compression.GZIP, 10_000) == gzip.decompress(packed) == b"".join(parts)
+    with pytest.raises(DecompressionError):
+        decompress(packed[:-1], Compression.GZIP, 10_000)
+    if total := sum(map(len, parts)):
+        with pytest.raises(DecompressionError, match="more than"):
+            decompress(packed, Compression.GZIP, total - 1)
+
+
 @given(st.binary(max_size=300), st.binary(max_size=40), st.integers(0, 400))
 def test_whatever_comes_is_unpacked_as_the_library_does_or_refused(
     data: bytes, noise: bytes, at: int

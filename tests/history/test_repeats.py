@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 import mdstream
 from mdstream.history import filing
 from tests.history.service import Query, bar, fill, serve, trade
+from workers import repeats
 
 TIME = "2026-01-05T15:00:00Z"
 
@@ -65,3 +67,37 @@ def test_rows_of_two_files_are_compared(
     assert found == sorted((symbol, minute) for symbol in symbols for minute in set(every))
     assert len(list((tmp_path / dataset).rglob("*.parquet"))) == done.files
     assert ("rows that the service sent again" in caplog.text) is (done.repeated > 0)
+
+
+@pytest.mark.cases("I4", "V3")
+@pytest.mark.parametrize("rows_a_group", [1, 2, 131_072])
+@pytest.mark.parametrize("marked_at", [0, 1, 2])
+def test_a_trade_that_is_marked_between_two_pages_is_stored_once_with_the_mark(
+    marked_at: int, rows_a_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page repeats the last trade of the page before; one of its copies has the mark."""
+    monkeypatch.setattr(repeats, "_ROWS_A_GROUP", rows_a_group)
+    pages = [[0, 1], [1, 2], [1, 3]]
+
+    def answer(path: str, query: Query) -> Any:
+        at, symbol = int(query.get("page_token", "0")), query["symbols"]
+        records = [trade(f"2026-01-05T15:0{number}:00Z", number) for number in pages[at]]
+        for record in records:
+            if record["i"] == 1 and at == marked_at and symbol == "AAPL":
+                record["u"] = "canceled"
+        more = str(at + 1) if at + 1 < len(pages) else None
+        return {"trades": {symbol: records}, "next_page_token": more}
+
+    span = "2026-01-05T15:00:00Z", "2026-01-05T16:00:00Z"
+    with serve(answer) as service:
+        done = fill(service, tmp_path, "stocks.trades", ["AAPL", "MSFT"], *span)
+    assert (done.stored, done.repeated) == (8, 4)
+    rows = mdstream.scan("stocks.trades", tmp_path, amended=True).collect()
+    assert sorted(rows.select("symbol", "id", pl.col("update").cast(pl.String)).rows()) == [
+        ("AAPL", 0, None),
+        ("AAPL", 1, "canceled"),
+        *(("AAPL", number, None) for number in (2, 3)),
+        *(("MSFT", number, None) for number in range(4)),
+    ]
+    valid = mdstream.scan("stocks.trades", tmp_path, symbols="AAPL").collect()
+    assert sorted(valid["id"].to_list()) == [0, 2, 3]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
+from mdstream.limits import LARGEST_NUMBER
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.streams import STREAMS
 from tests import expected
@@ -134,6 +135,27 @@ def test_bars_of_what_is_traded_equal_a_plain_loop(rows: list[tuple[float, float
     assert found["high"].to_list() == [max(p for p, _ in b) for b in buckets.values()]
     assert found["close"].to_list() == [b[-1][0] for b in buckets.values()]
     assert found["complete"].to_list() == [True] * (len(buckets) - 1) + [False]
+
+
+@pytest.mark.parametrize("every", ["1 trades", "10 volume", "1000 dollars"])
+def test_the_largest_numbers_break_no_bar(every: str) -> None:
+    """Numbers beyond are rejects; see `mdstream.limits`."""
+    assert CRYPTO is not None
+    top = LARGEST_NUMBER
+    rows = [
+        (0, top, top, "@"),
+        (1, top, top, "@"),
+        (2, -top, top, "@"),
+        (3, 5.0, 1.0, "@"),
+        (4, 6.0, 1.0, "@"),
+    ]
+    frame = make_trades(rows).drop("conditions", "tape")
+    usual = frame.with_columns(price=2.0, size=10.0, symbol=pl.lit("B"))
+    bars = build_bars(pl.concat([frame, usual], how="vertical_relaxed"), CRYPTO, BarLength.parse(every))
+    assert set(bars.select(pl.col(pl.Float64).is_finite().all()).row(0)) == {True}
+    alone = build_bars(usual, CRYPTO, BarLength.parse(every))
+    assert bars.filter(symbol="B").equals(alone)
+    assert alone["bar"].dtype == pl.Int64
 
 
 def test_odd_lots_count_in_volume_only_and_a_bar_of_them_is_none() -> None:

@@ -18,7 +18,7 @@ from mdstream.handoff.compression import Compression
 from mdstream.handoff.page_ticket import JoinTicket, PageReceipt, PageTicket
 from mdstream.streams.spec import PayloadKind
 from tests.fuzzing import examples
-from workers import history
+from workers import history, repeats
 
 BASE = 1_767_623_400 * 10**9
 
@@ -163,7 +163,7 @@ REPEATS = [
 def test_rows_that_pages_repeat_are_stored_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: list[Any], rows_a_group: int
 ) -> None:
-    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    monkeypatch.setattr(repeats, "_ROWS_A_GROUP", rows_a_group)
     rows, repeated = join_pages(tmp_path, pages)
     every = [record for page in pages for record in page]
     wanted = {record["i"] for record in every}
@@ -198,7 +198,7 @@ def bar_at(minute: int, price: float) -> dict[str, Any]:
 def test_equal_trades_without_an_id_are_all_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: str, without: Any, rows_a_group: int
 ) -> None:
-    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    monkeypatch.setattr(repeats, "_ROWS_A_GROUP", rows_a_group)
     bare = {name: value for name, value in A.items() if name != "i"} | without
     rows, repeated = join_pages(tmp_path, [[A, bare, bare], [bare, A]], stream=stream)
     assert (rows.height, repeated) == (4, 1)
@@ -227,7 +227,7 @@ def test_there_is_one_bar_of_each_start(
     rows_a_group: int,
 ) -> None:
     """The first one is kept."""
-    monkeypatch.setattr(history, "_ROWS_A_GROUP", rows_a_group)
+    monkeypatch.setattr(repeats, "_ROWS_A_GROUP", rows_a_group)
     paths = []
     for number, records in enumerate(pages):
         paths.append(str(tmp_path / f"{number}.arrow"))
@@ -390,7 +390,7 @@ def test_pages_that_repeat_earlier_ones_bring_no_row_twice(
     cuts = sorted({0, *(min(cut, len(paths)) for cut in files), len(paths)})
     rows, joined = [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(history, "_ROWS_A_GROUP", size)
+        patch.setattr(repeats, "_ROWS_A_GROUP", size)
         for begin, end in itertools.pairwise(cuts):
             symbol = Path(paths[begin]).name[0]
             before = tuple(path for path in paths[:begin] if Path(path).name[0] == symbol)

@@ -17,6 +17,7 @@ import orjson
 
 from mdstream.errors import UnfitError
 from mdstream.handoff.columns import Array, ColumnData
+from mdstream.limits import LARGEST_NUMBER
 from mdstream.streams.bar_rules import join_conditions
 from mdstream.streams.spec import CODED, Channel, Column, Kind
 from mdstream.streams.storage import DTYPE
@@ -248,6 +249,8 @@ def _floats(column: Column, values: list[Any]) -> ColumnData:
     numbers = np.array(_checked_numbers(values, _NUMBERS), np.float64)
     if not np.isfinite(numbers).all():
         raise UnfitError(f"expected a finite number, got {numbers[~np.isfinite(numbers)][0]}")
+    if (large := np.abs(numbers) > LARGEST_NUMBER).any():
+        raise UnfitError(f"expected a number of at most {LARGEST_NUMBER:g}, got {numbers[large][0]:g}")
     return ColumnData(numbers, present(values))
 
 

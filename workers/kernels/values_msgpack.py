@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from mdstream.limits import LARGEST_NUMBER
 from workers.kernels.columns import PLAN_WIDTH, make_convert
 from workers.kernels.compiling import called, inlined, kernel
 from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NIL = 0xC0
-_INFINITE = np.uint64(0x7FF << 52)
-"""The exponent of float64 numbers that are infinite or not numbers."""
+_LARGEST = np.float64(LARGEST_NUMBER).view(np.uint64)
+"""The bits of the largest number; those of larger ones are larger, infinity and what is no number too."""
+_WITHOUT_SIGN = np.uint64((1 << 63) - 1)
 _INFINITE32 = np.uint64(0xFF << 23)
-"""The same of float32 numbers."""
+"""The exponent of float32 numbers that are infinite or not numbers."""
 _LATEST_S = 9_000_000_000
 """Largest seconds since 1970 that fit into nanoseconds; beyond, the fallback decoder gives the reason."""
 
@@ -69,7 +71,7 @@ def floats(
             valid[row] = 0
             missing += 1
             values[row] = 0.0
-        elif first == 0xCB and _big_endian(buffer, i + 1, 8) & _INFINITE != _INFINITE:
+        elif first == 0xCB and _big_endian(buffer, i + 1, 8) & _WITHOUT_SIGN <= _LARGEST:
             values[row] = np.uint64(_big_endian(buffer, i + 1, 8)).view(np.float64)
         elif first == 0xCA and _big_endian(buffer, i + 1, 4) & _INFINITE32 != _INFINITE32:
             values[row] = np.uint32(_big_endian(buffer, i + 1, 4)).view(np.float32)

@@ -280,4 +280,10 @@ def _is_error(start: bytes) -> bool:
         body = orjson.loads(start)
     except orjson.JSONDecodeError:
         return False  # longer than an error is
-    return isinstance(body, dict) and (isinstance(body.get(REASON), str) or body.keys() == {"code"})
+    if not isinstance(body, dict) or not _DATA_MEMBERS.isdisjoint(body):
+        return False  # a note beside data is no error
+    return isinstance(body.get(REASON), str) or body.keys() == {"code"}
+
+
+_DATA_MEMBERS = frozenset({"trades", "quotes", "bars", "orderbooks", "snapshots", "news"})
+"""Members of a body that hold data."""

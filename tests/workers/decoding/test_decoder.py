@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mdstream.limits import LARGEST_NUMBER
 from mdstream.simulator.encode import ENCODINGS
 from mdstream.simulator.traffic import recorded_day
 from mdstream.streams import STREAMS
@@ -310,6 +312,26 @@ def test_one_message_with_an_unexpected_member_costs_its_own_payload_at_most(
         before = pair.fell_back
         pair.decode([pack(payload) for payload in batch], KINDS[codec])
         assert pair.fell_back - before <= 1
+
+
+@pytest.mark.parametrize("factor", [1.0, 1 + 2**-52, 1 - 2**-53, 1e100, float("inf"), float("nan")])
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("codec", ["json", "msgpack"])
+def test_numbers_beyond_the_limit_are_rejects(codec: str, sign: int, factor: float) -> None:
+    price = sign * factor * LARGEST_NUMBER
+    if codec == "json" and not math.isfinite(price):
+        return
+    when: Any = "2024-03-12T10:38:50Z" if codec == "json" else msgpack.Timestamp(1, 5)
+    trades = [{"T": "t", "S": "A", "p": p, "s": p, "t": when} for p in (1.5, price, 2.5)]
+    payload = orjson.dumps(trades) if codec == "json" else msgpack.packb(trades)
+    decoded = Pair("stocks").decode([payload] * 2, KINDS[codec])
+    is_good = abs(price) <= LARGEST_NUMBER
+    assert len(decoded.columns["trades"][0].values) == 2 * (2 + is_good)
+    reasons = {reject.reason.partition(",")[0] for reject in decoded.rejects}
+    limit = (
+        "p: expected a number of at most 1e+100" if math.isfinite(price) else "p: expected a finite number"
+    )
+    assert reasons == (set() if is_good else {limit})
 
 
 def test_layouts_that_have_used_up_all_room_are_evicted_for_others() -> None:

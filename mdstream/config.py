@@ -100,7 +100,13 @@ class StreamConfig(Struct, frozen=True):
         ),
     ] = {}
     chain_contracts: Annotated[
-        int, setting("Contracts to follow for each underlying; options only.", ge=1)
+        int,
+        setting(
+            "Contracts to follow for each underlying; options only. Each fetch of a chain chooses anew: "
+            "the next expiries, the middle strikes. One that is followed stays until it expires, or is not "
+            "among the nearest 2 × chain_contracts.",
+            ge=1,
+        ),
     ] = 50
     stream_url: Annotated[
         str,
@@ -116,7 +122,12 @@ class FetchConfig(Struct, frozen=True):
     """Requests to the REST API: the state of every symbol, at start and then at an interval."""
 
     interval_s: Annotated[
-        float, setting("Interval between fetches of all symbols; 0: only at start.", unit="s", ge=0)
+        float,
+        setting(
+            "Interval between fetches of all symbols; 0: once each, at start or when they are subscribed.",
+            unit="s",
+            ge=0,
+        ),
     ] = 60.0
     budget_per_minute: Annotated[
         int,

@@ -210,12 +210,20 @@ class Engine:
         return self.attachment.wait_for(name, where, **how)
 
     def subscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
-        """Add symbols to a running stream, on `channels` (default: all that the stream follows)."""
+        """Add symbols to a running stream, on `channels` (default: all that the stream follows).
+
+        Without `channels`, new symbols are fetched at once, too. The chain of an underlying is in any case:
+        its contracts are subscribed.
+        """
         self._change_subscription("subscribe", stream, symbols, channels)
         self.attachment.expect(stream, symbols)
 
     def unsubscribe(self, stream: str, symbols: Sequence[str], channels: Sequence[str] = ()) -> None:
-        """Remove symbols from a running stream."""
+        """Remove symbols from a running stream, from `channels` (default: all).
+
+        With an underlying go the contracts that are followed for it, except those that were named. A
+        contract that is removed is not followed again until it is subscribed.
+        """
         self._change_subscription("unsubscribe", stream, symbols, channels)
 
     def wait(self, timeout: float | timedelta | str | None = None) -> bool:

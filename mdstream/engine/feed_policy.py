@@ -78,14 +78,19 @@ class Service(NamedTuple):
     """How many of the refused subscriptions were served before."""
     refusal: str = ""
     """Why subscriptions are refused; empty if none is."""
+    wanted: int = 0
+    """How many subscriptions the user wants; the contracts of an underlying count as one."""
+    most: int = 0
+    """The most subscriptions that were ever served."""
 
 
 def failure_at_end(service: Service) -> str:
     """Return why a stream has failed, once its run has ended; empty if it has not.
 
     A stream has failed if it had trouble or time and never connected, or if it lost its server and did not
-    get it back. It has also failed if subscriptions that were served are refused now. A stream that had no
-    time to connect has not, and neither has one whose plan does not include all symbols.
+    get it back. It has also failed if subscriptions that were served are refused now, or if it served some
+    and ends with none, although the user wants some. A stream that had no time to connect has not, and
+    neither has one whose plan does not include all symbols.
     """
     trouble = service.trouble
     if not service.was_connected:
@@ -103,4 +108,6 @@ def failure_at_end(service: Service) -> str:
         return f"{service.lost} subscriptions that were served are refused: {service.refusal}"
     if service.refused and not service.subscribed:
         return f"none of its subscriptions is served: {service.refusal}"
+    if service.wanted and service.most and not service.subscribed:
+        return f"none of its subscriptions is served any more; it served {service.most}"
     return ""

@@ -363,6 +363,8 @@ class FeedProcess:
             refused=self.state["subscriptions_refused"],
             lost=self.state["subscriptions_lost"],
             refusal=self._refusal,
+            wanted=self.state["subscriptions_wanted"],
+            most=self.state["subscriptions_most"],
         )
         if failure := feed_policy.failure_at_end(service):
             self._fail(failure, Exit.STREAM_FAILED)

@@ -6,11 +6,9 @@
              ▲ commands                                │ state page, messages
              └──────────────── supervisor ◄────────────┘
 
-Start: resume the batches of a killed predecessor, start the workers, connect. Fetch on the supervisor's
-command, together with all other streams. Stop in this order: session and fetcher, so that no new data
-arrives; the pipeline, with all its batches; the open bars and the frames (committer); the workers.
-
-The file is long because it wires all parts, and answers the supervisor for all of them.
+Start: resume the batches and contracts of a killed predecessor, start the workers, connect. Fetch on the
+supervisor's command, together with all other streams. Stop in this order: session and fetcher, so that no
+new data arrives; the pipeline, with all its batches; the open bars and the frames (committer); the workers.
 """
 
 from __future__ import annotations
@@ -21,30 +19,31 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 from mdstream.errors import UNRECOVERABLE, MdstreamError, NoSpaceError
 from mdstream.feed.assignment import Assignment
 from mdstream.feed.clock_check import ClockCheck
+from mdstream.feed.contracts import FollowedContracts
+from mdstream.feed.fetching import Fetching
 from mdstream.feed.kernel_switch import KernelSwitch
 from mdstream.feed.parts import make_committer, make_journal
 from mdstream.feed.pipeline import Pipeline
 from mdstream.feed.scaler import Scaler
-from mdstream.frames.rundir import requests_path
+from mdstream.feed.selection import Selection
+from mdstream.feed.served import ServedSymbols
+from mdstream.frames.rundir import contracts_path
 from mdstream.pool.pool import WorkerPool
-from mdstream.session.budget import Budget
-from mdstream.session.fetch import NO_DATA, Cycle, Fetcher
-from mdstream.session.rest import RestClient
+from mdstream.session.fetch import Cycle
 from mdstream.session.stream import StreamSession
 from mdstream.session.target import Target
 from mdstream.streams import STREAMS
 from mdstream.system.clock import next_beat
 from mdstream.system.mailbox import Outbox
-from mdstream.telemetry.events import EventKind, RunEvent, Severity
+from mdstream.telemetry.events import EventKind, RunEvent
 from mdstream.telemetry.state import FeedState
-from mdstream.wire.subscription import Subscriptions
 
 log = logging.getLogger(__name__)
 
@@ -63,22 +62,10 @@ class Feed:
     """Wires the parts of one stream together, and runs them from start to drain."""
 
     # Written by the feed, in its loop. All other state belongs to the parts.
-    _symbols: dict[str, None]
-    """The subscribed and fetched symbols, in the order of the settings."""
-    _fetched: Cycle | None
-    """The last complete cycle over all symbols."""
-    _client: RestClient | None
-    _fetcher: Fetcher | None
-    _absent: set[str]
-    """Symbols that REST has no data for, and that no message has named yet."""
-    _received_before: int
-    """How many symbols had arrived when `_absent` was found."""
     _published: tuple[int, tuple[Any, ...]]
     """The received payloads and the progress of the session when gauges were published last."""
-    # Set by commands of the supervisor, and by SIGTERM.
-    _may_fetch: asyncio.Event
-    """Fetching may start."""
     _stop: asyncio.Event
+    """Set by a command of the supervisor, and by SIGTERM."""
 
     def __init__(
         self, assignment: Assignment, outbox: Outbox, pipe: Connection, state: FeedState, pool: WorkerPool
@@ -87,18 +74,16 @@ class Feed:
         self.spec = STREAMS[assignment.stream]
         self.state = state
         self._assignment = assignment
-        self._config = config
-        self._stream = config.stream
         self._outbox = outbox
         self._pipe = pipe
         self._pool = pool
         self._stop = asyncio.Event()
-        self._may_fetch = asyncio.Event()
-        self._symbols = dict.fromkeys(sorted(self._stream.symbols, key=self._comes_first, reverse=True))
-        self._fetched = self._client = self._fetcher = None
-        self._absent, self._received_before, self._published = set(), 0, (0, ())
+        self._published = 0, ()
         self._before = {name: state[name] for name in _CARRIED_ON}
-        self._subscriptions = Subscriptions(comes_first=self._comes_first)
+        path = contracts_path(assignment.run, self.spec.name)
+        followed = FollowedContracts(self.spec.chain, config.stream.chain_contracts, path)
+        self._selection = Selection(self.spec, config.stream, followed)
+        self._subscriptions = self._selection.subscriptions
         self._committer = make_committer(assignment, state, pool)
         journal = make_journal(assignment, state, pool, self._report)
         self._pipeline = Pipeline(
@@ -122,6 +107,17 @@ class Feed:
             self._count_rows,
             has_worked=self._before["established"] > 0,
         )
+        self._fetching = Fetching(
+            assignment,
+            self._selection,
+            self._pipeline.put_body,
+            self._follow,
+            self._count_cycle,
+            self._report,
+        )
+        self._served = ServedSymbols(
+            self.spec, self._selection, self._fetching, lambda: self._committer.received
+        )
 
     async def run(self) -> None:
         """Serve the stream until the supervisor sends `drain`. Raises the error that it fails with."""
@@ -131,7 +127,6 @@ class Feed:
         self.state["pool_size"] = self._pool.size
         if self._assignment.generation:
             await self._take_over()
-        self._want(s for s in self._symbols if self._is_streamed(s))
         self._outbox.put("up", None)
         try:
             await self._serve()
@@ -144,7 +139,9 @@ class Feed:
     # -- start
 
     async def _take_over(self) -> None:
-        """Resume the open bars of a killed predecessor, and the batches that it did not commit."""
+        """Resume the contracts, open bars and batches without a commit of a killed predecessor."""
+        if contracts := self._selection.restore():
+            log.info("resuming %d contracts of the previous process", contracts)
         if self.spec.bar_rules:
             rows = self._committer.committed_rows
             run = str(self._assignment.run)
@@ -157,22 +154,6 @@ class Feed:
         text = f"took over; {payloads} payloads of the previous process are still to commit"
         self._report(RunEvent(EventKind.RECOVERED, text, fields={"payloads": payloads}))
 
-    def _want(self, symbols: Iterable[str]) -> None:
-        symbols = set(symbols)
-        for channel in self._stream.channels:
-            self._subscriptions.wanted.setdefault(channel, set()).update(symbols)
-
-    def _comes_first(self, symbol: str) -> bool:
-        """Return whether `symbol`, or the underlying of a contract, has priority."""
-        first, chain = self._stream.priority, self.spec.chain
-        if not first or symbol in first:
-            return bool(first)
-        return chain is not None and chain.is_contract(symbol) and chain.underlying_of(symbol) in first
-
-    def _is_streamed(self, symbol: str) -> bool:
-        """Return whether `symbol` can be subscribed. An underlying cannot, only its contracts."""
-        return self.spec.chain is None or symbol == "*" or self.spec.chain.is_contract(symbol)
-
     # -- serve
 
     async def _serve(self) -> None:
@@ -181,7 +162,7 @@ class Feed:
             asyncio.ensure_future(part)
             for part in (
                 self._session.run(),
-                self._fetch_forever(),
+                self._fetching.run(),
                 self._keep_gauges(),
                 self._keep_time(),
                 self._stop.wait(),
@@ -198,50 +179,15 @@ class Feed:
                 task.cancel()
             await asyncio.gather(*waiting, self._kernel_switch.end(), return_exceptions=True)
 
-    async def _fetch_forever(self) -> None:
-        """Fetch all symbols at the start, and then at each interval."""
-        await self._may_fetch.wait()
-        path = requests_path(self._assignment.run, self.spec.name)
-        budget = Budget.in_file(self._assignment.budget, path)
-        fetch = self._config.fetch
-        interval = fetch.interval_s
-        async with RestClient(fetch, self._config.data, budget) as self._client:
-            fetcher = self._fetcher = Fetcher(
-                self.spec, self._stream, self._client, self._pipeline.put_body, interval, self._follow
-            )
-            while True:
-                started = time.monotonic()
-                if symbols := [s for s in self._symbols if s != "*"]:
-                    self._record(await fetcher.cycle(symbols))
-                if not interval:
-                    break
-                await asyncio.sleep(max(0.0, started + interval - time.monotonic()))
-        await asyncio.Event().wait()
+    def _follow(self, underlying: str, listed: list[str]) -> None:
+        """Follow the contracts of a chain that are likely to trade most."""
+        if self._selection.follow(underlying, listed):
+            self._session.change()
 
-    def _record(self, cycle: Cycle) -> None:
-        self._fetched = cycle
+    def _count_cycle(self, cycle: Cycle) -> None:
         self.state["fetch_cycles"] += 1
         self.state["fetch_cycle_ns"] = cycle.ended_ns - cycle.started_ns
-        text = f"fetched {len(cycle.ok)} symbols in {cycle.duration_s:.3f} s, {cycle.requests} requests"
-        if cycle.failed:
-            text += f"; {len(cycle.failed)} symbols failed"
-        severity = Severity.WARNING if cycle.failed else Severity.INFO
-        log.log(severity, "%s", text)
-        fields = {
-            "ok": len(cycle.ok),
-            "failed": len(cycle.failed),
-            "requests": cycle.requests,
-            "t_stream_s": cycle.duration_s,
-        }
-        self._report(RunEvent(EventKind.FETCHED, text, severity, fields))
         self._outbox.put("cycle", (self.state["fetch_cycles"], cycle.started_ns, cycle.ended_ns))
-        self._report_symbols()
-
-    def _follow(self, chain: list[str]) -> None:
-        """Subscribe to the contracts of a chain that are likely to trade most."""
-        assert self.spec.chain is not None, "only streams with a chain fetch chains"
-        self._want(self.spec.chain.nearest(chain, self._stream.chain_contracts))
-        self._session.change()
 
     def _control(self, messages: list[dict[str, Any]]) -> None:
         self._session.handle_control(messages)
@@ -283,7 +229,7 @@ class Feed:
         """Handle one command of the supervisor."""
         match name:
             case "fetch":
-                self._may_fetch.set()
+                self._fetching.start()
             case "kernels":
                 self._kernel_switch.begin()
             case "drain":
@@ -295,22 +241,14 @@ class Feed:
 
     def _resubscribe(self, action: str, channels: Sequence[str], symbols: Sequence[str]) -> None:
         """Subscribe or unsubscribe symbols; without `channels`, on all channels and in fetches too."""
-        subscriptions = self._subscriptions
-        if not channels:
-            for symbol in symbols:
-                if action == "subscribe":
-                    self._symbols[symbol] = None
-                else:
-                    self._symbols.pop(symbol, None)
-        symbols = [s for s in symbols if self._is_streamed(s)]
-        for channel in channels or self._stream.channels:
-            wanted = subscriptions.wanted.setdefault(channel, set())
-            subscriptions.forget_refusals(channel, symbols)
-            if action == "subscribe":
-                wanted.update(symbols)
-            else:
-                wanted.difference_update(symbols)
+        if action == "subscribe":
+            self._fetching.add(self._selection.subscribe(channels, symbols))
+        else:
+            self._selection.unsubscribe(channels, symbols)
+            if not channels:
+                self._fetching.forget(symbols)
         self._session.change()
+        self._report_symbols()
 
     async def _keep_gauges(self) -> None:
         while True:
@@ -320,7 +258,7 @@ class Feed:
             self._clock_check.look()
             if self._scaler is not None:
                 self._scaler.heartbeat()
-            if self._absent and len(self._committer.received) > self._received_before:
+            if self._served.may_have_changed:
                 self._report_symbols()
             await next_beat(BEAT_S if is_quiet else HEARTBEAT_S)
 
@@ -344,20 +282,21 @@ class Feed:
         state["control"] = self._before["control"] + session.control_messages
         state["pool_rebuilds"] = self._before["pool_rebuilds"] + self._pool.rebuilds
         self._publish_subscriptions()
-        if self._client is not None:
-            state["fetch_requests"] = self._before["fetch_requests"] + self._client.requests
+        state["fetch_requests"] = self._before["fetch_requests"] + self._fetching.requests
 
     def _publish_subscriptions(self) -> None:
-        """Publish how many subscriptions are served. Without a connection, the last numbers stay.
+        """Publish how many subscriptions are served. Without a connection, and during a change, the last
+        numbers stay.
 
         What was served before counts across processes of the stream: their connections may linger.
         """
-        if self._session.ready.is_set():
+        if self._session.is_settled:
             state, subscriptions = self.state, self._subscriptions
             count = subscriptions.count
             most = max(state["subscriptions_most"], count)
             state["subscriptions_most"] = most
             state["subscriptions"] = count
+            state["subscriptions_wanted"] = self._selection.count
             state["subscriptions_refused"] = len(subscriptions.refused)
             state["subscriptions_lost"] = min(len(subscriptions.again), most - count)
 
@@ -382,37 +321,8 @@ class Feed:
     def _report_symbols(self) -> None:
         """Send the supervisor the symbols that are served, and those that are not, with reasons."""
         self._publish_subscriptions()
-        failed = self._subscriptions.find_refused()
-        ok = set().union(*self._subscriptions.active.values())
-        if (fetched := self._fetched or self._first_cycle()) is not None:
-            ok |= fetched.ok
-            failed |= {s: why for s, why in fetched.failed.items() if s in self._symbols}
-        self._absent = {symbol for symbol, why in failed.items() if why == NO_DATA}
-        arrived = self._find_arrived()
-        self._absent -= arrived
-        ok |= arrived
-        failed = {symbol: why for symbol, why in failed.items() if symbol not in arrived}
-        ok = ok.intersection(self._symbols) - failed.keys()
+        ok, failed = self._served.find()
         self.state["symbols_ok"] = len(ok)
         self.state["symbols_failed"] = len(failed)
         refusal = next(iter(self._subscriptions.refused.values()), "")
         self._outbox.put("symbols", (sorted(ok), failed, refusal))
-
-    def _find_arrived(self) -> set[str]:
-        """Return the symbols that REST has no data for although messages of them arrive, as in a replay."""
-        received, chain = self._committer.received, self.spec.chain
-        self._received_before = len(received)
-        arrived = self._absent.intersection(received)
-        if chain is not None and self._absent:
-            roots = set(map(chain.underlying_of, filter(chain.is_contract, received)))
-            arrived |= {s for s in self._absent if any(chain.is_root_of(root, s) for root in roots)}
-        return arrived
-
-    def _first_cycle(self) -> Cycle | None:
-        """Return the results of an unfinished first cycle if requests fail; otherwise None."""
-        if self._fetcher is None or self._client is None or not self._client.trouble:
-            return None
-        cycle = self._fetcher.current
-        pending = self._symbols.keys() - cycle.ok - cycle.failed.keys() - {"*"}
-        why = dict.fromkeys(pending, f"not fetched yet: {self._client.trouble}")
-        return Cycle(cycle.ok, {**why, **cycle.failed})

@@ -9,6 +9,7 @@
         slabs/                   payloads on their way to the workers
         feeds/<stream>.state     counters of a feed
         feeds/<stream>.requests  times of its REST requests
+        feeds/<stream>.contracts the contracts that it follows, by underlying
         feeds/<stream>.lock      locked by the feed: it may still commit after the supervisor has died
 
 The kernel releases a lock when its owner ends, for whatever reason, and a reused process id does not hold
@@ -83,6 +84,10 @@ def feed_lock_path(run: Path, stream: str) -> Path:
 
 def requests_path(run: Path, stream: str) -> Path:
     return run / "feeds" / f"{stream}.requests"
+
+
+def contracts_path(run: Path, stream: str) -> Path:
+    return run / "feeds" / f"{stream}.contracts"
 
 
 class RunDirectory:

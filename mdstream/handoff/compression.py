@@ -7,7 +7,6 @@ from enum import IntEnum
 
 from mdstream.errors import DecompressionError
 
-
 _MEMBER = b"\x1f\x8b"
 """The first bytes of a member of a gzip file."""
 

@@ -84,7 +84,7 @@ def group(symbols: Sequence[str], allowed: int, largest: int) -> list[list[str]]
 
 
 class Fetcher:
-    """Runs cycles for one stream. `on_chain` is called with the contracts of each fetched chain."""
+    """Runs cycles for one stream. `on_chain` is called with each fetched underlying and its contracts."""
 
     # Written by `cycle`, and by its requests.
     current: Cycle
@@ -99,7 +99,7 @@ class Fetcher:
         client: RestClient,
         commit: Commit,
         interval_s: float,
-        on_chain: Callable[[list[str]], None] = lambda contracts: None,
+        on_chain: Callable[[str, list[str]], None] = lambda underlying, contracts: None,
     ) -> None:
         self._spec = spec
         self._stream = stream
@@ -110,10 +110,13 @@ class Fetcher:
         self._since = ""
         self.current = Cycle()
 
-    async def cycle(self, symbols: Sequence[str]) -> Cycle:
-        """Fetch all of `symbols` at once. An error of a symbol is not raised but recorded."""
+    async def cycle(self, symbols: Sequence[str], are_new: bool = False) -> Cycle:
+        """Fetch all of `symbols` at once. An error of a symbol is not raised but recorded.
+
+        With `are_new`, they are fetched as in a first cycle, and the next cycle is not changed by that.
+        """
         result = self.current = Cycle(started_ns=time.monotonic_ns())
-        since, requests = self._since, self._client.requests
+        since, requests = "" if are_new else self._since, self._client.requests
         begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         chain = self._spec.chain
         chains = [s for s in symbols if chain and not chain.is_contract(s)]
@@ -133,7 +136,7 @@ class Fetcher:
                     tasks.create_task(self._group(members, since, result))
         except* SharedMemoryError as errors:
             raise first_error(errors) from None  # no symbol is at fault: there is no room for data
-        if result.ok:  # if nothing succeeded, the next cycle covers this interval again
+        if result.ok and not are_new:  # if nothing succeeded, the next cycle covers this interval again
             self._since = begun
         result.requests = self._client.requests - requests
         result.ended_ns = time.monotonic_ns()
@@ -181,12 +184,13 @@ class Fetcher:
         if not found:
             self._fail([underlying], _reason_for_nothing(underlying, found, refused), result)
             return
-        contracts = sorted(filter(chain.is_contract, found))
+        # A contract whose record is unusable is listed all the same.
+        contracts = sorted(filter(chain.is_contract, found | refused.keys()))
         if not contracts:
             others = ", ".join(sorted(found)[:3])
             self._fail([underlying], f"its chain names no contract, but {others[:80]!r}", result)
             return
-        self._on_chain(contracts)
+        self._on_chain(underlying, contracts)
         self._succeed(underlying, result)
 
     async def _fetch(

@@ -36,6 +36,7 @@ from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
 from mdstream.wire.happenings import Note, Ready, Refused, Waiting
 from mdstream.wire.protocol import StreamProtocol
+from mdstream.wire.state import State
 from mdstream.wire.subscription import Refusal, Subscriptions
 
 log = logging.getLogger(__name__)
@@ -198,6 +199,12 @@ class StreamSession:
     def progress(self) -> tuple[Any, ...]:
         """What changes whenever the state of the connection does."""
         return self.ready.is_set(), self.established, self.reconnects, self.control_messages
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is connected and subscribed, and no change of subscriptions is under way."""
+        protocol = self._protocol
+        return self.ready.is_set() and protocol is not None and protocol.state is State.STREAMING
 
     def change(self) -> None:
         """Send the server a change of `subscriptions.wanted`."""

@@ -61,13 +61,19 @@ def is_contract(symbol: str) -> bool:
     if not (root and len(tail) == 15 and tail[6] in "CP" and digits.isascii() and digits.isdigit()):
         return False
     with contextlib.suppress(ValueError):
-        return bool(date(2000 + int(tail[:2]), int(tail[2:4]), int(tail[4:6])))
+        return bool(expiry_of(symbol))
     return False
 
 
 def underlying_of(contract: str) -> str:
     """Return the root of a contract's name, which is mostly the symbol of its underlying."""
     return contract[:-15]
+
+
+def expiry_of(contract: str) -> date:
+    """Return the last day of a contract. Raises ValueError if its name has no such day."""
+    digits = _expiry(contract)
+    return date(2000 + int(digits[:2]), int(digits[2:4]), int(digits[4:]))
 
 
 def root_of(underlying: str) -> str:
@@ -138,6 +144,7 @@ OPTIONS = StreamSpec(
         member="option_contracts",
         is_contract=is_contract,
         underlying_of=underlying_of,
+        expiry_of=expiry_of,
         root_of=root_of,
         is_root_of=is_root_of,
         spellings_of=spellings_of,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from mdstream.venues.alpaca.limits import HISTORY_PAGE
 
@@ -34,10 +35,11 @@ class Chain:
 
     `path` is the path of the chain of one `{symbol}`. `listing` is the path of the account API's list of
     contracts, which has expired ones too, in the member `member`. `is_contract` distinguishes a contract
-    from an underlying, `underlying_of` returns the root of a contract's name, and `nearest` picks a number
-    of contracts that trade most. `root_of` returns the root of an underlying's plain contracts, and
-    `is_root_of` says whether contracts with a root are of an underlying, adjusted ones included.
-    `spellings_of` returns the underlyings that a root or symbol may mean. `example` is a contract.
+    from an underlying, `underlying_of` returns the root of a contract's name, `expiry_of` its last day, and
+    `nearest` picks a number of contracts that trade most. `root_of` returns the root of an underlying's
+    plain contracts, and `is_root_of` says whether contracts with a root are of an underlying, adjusted ones
+    included. `spellings_of` returns the underlyings that a root or symbol may mean. `example` is a
+    contract.
     """
 
     path: str
@@ -45,6 +47,7 @@ class Chain:
     member: str
     is_contract: Callable[[str], bool]
     underlying_of: Callable[[str], str]
+    expiry_of: Callable[[str], date]
     root_of: Callable[[str], str]
     is_root_of: Callable[[str, str], bool]
     spellings_of: Callable[[str], tuple[str, ...]]

@@ -164,6 +164,13 @@ _CONNECTION = (
         "The most that `subscriptions` ever was.",
         is_internal=True,
     ),
+    Gauge(
+        "subscriptions_wanted",
+        "subscriptions",
+        LIVE,
+        "Channels of symbols that the user wants, with underlyings in place of their contracts.",
+        is_internal=True,
+    ),
     Gauge("symbols_ok", "symbols", LIVE, "Symbols that are served."),
     Gauge("symbols_failed", "symbols", LIVE, "Symbols that are not served."),
     Counter("control", "messages", LIVE, "Messages of the protocol that hold no data."),

@@ -343,8 +343,10 @@ class StreamProtocol:
         return happened + self._next_request(now)
 
     def _refuse(self, refusals: list[Refusal], is_for_now: bool) -> list[Happening]:
-        """Note refusals. Those of subscriptions that were served before are for now, too."""
+        """Note refusals of what is still wanted. Those of what was served before are for now, too."""
         granted, refuse = self.subscriptions.granted, self.subscriptions.refuse
+        wanted = self.subscriptions.wanted
+        refusals = [r for r in refusals if r.symbol in wanted.get(r.channel, ())]
         new = [r for r in refusals if refuse(r, is_for_now or (r.channel, r.symbol) in granted)]
         return [Refused(tuple(new))] if new else []
 
@@ -424,6 +426,8 @@ class StreamProtocol:
         refused: list[Refusal] = []
         if len(parts) > 1:
             self._queue.extendleft(reversed(parts))
+        elif request.action != "subscribe":  # the server does not know the symbol any more
+            self.subscriptions.drop(request)
         else:
             refused = request.refuse(reason)
             if kind in (RefusalKind.LIMIT, RefusalKind.CHANNEL):  # the next requests would be refused too

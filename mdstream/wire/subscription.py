@@ -133,6 +133,11 @@ class Subscriptions:
         pauses = AGAIN_S if self.again.isdisjoint(self.granted) else AGAIN_SOON_S
         return pauses[min(attempts, len(pauses) - 1)]
 
+    def want(self, channel: str, symbols: set[str]) -> None:
+        """Want `symbols` of a channel and no others, whose refusals are forgotten."""
+        self.forget_refusals(channel, self.wanted.get(channel, set()) - symbols)
+        self.wanted[channel] = symbols
+
     def begin(self) -> None:
         """Start a new connection: nothing is active, and refusals for now are forgotten."""
         self.active = {}
@@ -155,7 +160,7 @@ class Subscriptions:
         self.asking |= self.again
 
     def forget_refusals(self, channel: str, symbols: Iterable[str]) -> None:
-        """Forget that subscriptions of a channel are refused: the user has changed them."""
+        """Forget that subscriptions of a channel are refused: they have changed."""
         for symbol in symbols:
             pair = (channel, symbol)
             self.refused.pop(pair, None)

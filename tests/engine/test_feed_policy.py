@@ -94,6 +94,11 @@ def judge(**facts: Any) -> str:
             "2 subscriptions that were served are refused: too many",
         ),
         ({"refused": 2, "refusal": "too many"}, "none of its subscriptions is served: too many"),
+        ({"wanted": 2, "most": 30}, "none of its subscriptions is served any more; it served 30"),
+        ({"wanted": 2, "most": 30, "subscribed": 1}, ""),
+        ({"wanted": 2, "most": 0}, ""),
+        # The user has unsubscribed from all.
+        ({"wanted": 0, "most": 30}, ""),
     ],
 )
 def test_which_streams_have_failed_when_a_run_ends(facts: dict[str, Any], failure: str) -> None:

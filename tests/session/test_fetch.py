@@ -71,9 +71,14 @@ class Case:
         )
         self.client = RestClient(self.config.fetch, self.config.data_endpoint, Budget(budget))
         self.bodies: list[bytes] = []
-        self.chains: list[list[str]] = []
+        self.chains: dict[str, list[str]] = {}
         self.fetcher = Fetcher(
-            STREAMS[stream], self.config.stream(stream), self.client, self.commit, 60.0, self.chains.append
+            STREAMS[stream],
+            self.config.stream(stream),
+            self.client,
+            self.commit,
+            60.0,
+            self.chains.__setitem__,
         )
 
     async def commit(
@@ -297,7 +302,7 @@ def test_a_chain_is_followed_through_all_its_pages() -> None:
         case.client.get = small_pages  # type: ignore[method-assign]
         cycle = await case.fetcher.cycle(["AAPL"])
         assert cycle.ok == {"AAPL"}
-        assert [len(chain) for chain in case.chains] == [96]
+        assert {name: len(chain) for name, chain in case.chains.items()} == {"AAPL": 96}
         assert len(case.bodies) >= 3
 
     play(story, "options")
@@ -358,6 +363,27 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
     play(story, "news")
 
 
+def test_new_symbols_are_fetched_as_at_the_start_and_leave_the_next_cycle_as_it_was() -> None:
+    async def story(case: Case) -> None:
+        asked = []
+        real = case.client.get
+
+        async def get(path: str, params: Any) -> Any:
+            asked.append(dict(params))
+            return await real(path, params)
+
+        case.client.get = get  # type: ignore[method-assign]
+        await case.fetcher.cycle(["AAPL"])
+        since = case.fetcher._since
+        await asyncio.sleep(1.1)
+        assert (await case.fetcher.cycle(["MSFT"], are_new=True)).ok == {"MSFT"}
+        assert "start" not in asked[1]
+        await case.fetcher.cycle(["AAPL", "MSFT"])
+        assert asked[2]["start"] == since
+
+    play(story, "news")
+
+
 def test_a_page_token_that_repeats_is_an_error_and_not_an_endless_loop() -> None:
     async def story(case: Case) -> None:
         async def commit(
@@ -393,6 +419,22 @@ def test_each_body_comes_with_the_symbols_of_its_request() -> None:
     play(story)
 
 
+def test_a_contract_with_an_unusable_record_is_listed_all_the_same() -> None:
+    async def story(case: Case) -> None:
+        async def get(path: str, params: Any) -> Any:
+            return type("Body", (), {"data": b"", "recv_ns": 0, "compression": Compression.PLAIN})
+
+        async def commit(*_: Any) -> BodyContents:
+            refused = {"SPY261218P00591000": "bad price", "SPY": "no contract"}
+            return BodyContents(frozenset({"SPY261218P00590000"}), refused, "")
+
+        case.fetcher._commit, case.client.get = commit, get  # type: ignore[method-assign, assignment]
+        assert (await case.fetcher.cycle(["SPY"])).ok == {"SPY"}
+        assert case.chains == {"SPY": ["SPY261218P00590000", "SPY261218P00591000"]}
+
+    play(story, "options")
+
+
 def test_a_chain_of_malformed_names_fails_alone() -> None:
     async def story(case: Case) -> None:
         found = {"SPY": {"SPY261218P00590000", "SPY1", "SPY26121\u00b2P00590000"}, "BRK": {"BRK"}}
@@ -413,7 +455,7 @@ def test_a_chain_of_malformed_names_fails_alone() -> None:
         cycle = await case.fetcher.cycle(["SPY", "BRK"])
         assert cycle.ok == {"SPY"}
         assert "names no contract, but 'BRK'" in cycle.failed["BRK"]
-        assert case.chains == [["SPY261218P00590000"]]
+        assert case.chains == {"SPY": ["SPY261218P00590000"]}
 
     play(story, "options")
 

@@ -756,6 +756,31 @@ def test_refusals_that_come_count_although_data_flows() -> None:
     assert p.subscriptions.active == {"quotes": {"A"}}
 
 
+def test_an_unsubscribe_that_the_server_refuses_counts_as_done_and_is_no_lost_subscription() -> None:
+    p = make_authenticated(trades={"A", "B", "C"})
+    p.receive(ack(trades=["A", "B", "C"]), 1.0)
+    p.to_send()
+    p.subscriptions.want("trades", {"A"})
+    p.change(2.0)
+    assert decode_sent(p) == [{"action": "unsubscribe", "trades": ["B", "C"]}]
+    p.receive(error(400), 2.1)
+    assert decode_sent(p) == [{"action": "unsubscribe", "trades": ["B"]}]
+    p.receive(ack(trades=["A", "C"]), 2.2)
+    assert decode_sent(p) == [{"action": "unsubscribe", "trades": ["C"]}]
+    assert p.receive(error(400), 2.3)[-1] == Ready()
+    assert p.subscriptions.active == {"trades": {"A"}}
+    assert not p.subscriptions.refused
+    assert not p.subscriptions.again
+
+
+def test_a_refusal_of_what_is_no_longer_wanted_is_not_noted() -> None:
+    p = make_authenticated(trades={"A"})
+    p.to_send()
+    p.subscriptions.want("trades", set())
+    assert not any(isinstance(each, Refused) for each in p.receive(error(405), 1.0))
+    assert not p.subscriptions.refused
+
+
 @pytest.mark.parametrize("flows", [True, False])
 def test_an_unsubscribe_without_an_answer_counts_as_done(flows: bool) -> None:
     rows: Rows = {"trades": 0}

@@ -52,3 +52,13 @@ def test_a_symbol_counts_as_refused_only_where_no_channel_serves_it() -> None:
     s = Subscriptions(wanted={"trades": {"A", "B"}, "imbalances": {"A", "B"}})
     s.refused = {("imbalances", "A"): "no", ("imbalances", "B"): "no", ("trades", "B"): "bad"}
     assert s.find_refused() == {"B": "bad"}
+
+
+def test_refusals_of_what_is_no_longer_wanted_are_forgotten() -> None:
+    s = Subscriptions(wanted={"trades": {"A", "B", "C"}})
+    s.refused = {("trades", "A"): "no", ("trades", "B"): "too many"}
+    s.again = {("trades", "B")}
+    s.want("trades", {"A", "D"})
+    assert s.wanted == {"trades": {"A", "D"}}
+    assert s.refused == {("trades", "A"): "no"}
+    assert not s.again

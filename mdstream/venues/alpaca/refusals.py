@@ -285,5 +285,5 @@ def _is_error(start: bytes) -> bool:
     return isinstance(body.get(REASON), str) or body.keys() == {"code"}
 
 
-_DATA_MEMBERS = frozenset({"trades", "quotes", "bars", "orderbooks", "snapshots", "news"})
-"""Members of a body that hold data."""
+_DATA_MEMBERS = frozenset({"trades", "quotes", "bars", "orderbooks", "snapshots", "next_page_token"})
+"""Members of a body with data; each page has the last one."""

@@ -137,7 +137,7 @@ def test_every_status_has_a_row_whatever_its_body_is() -> None:
         (b' \n{"message":"too many requests."}', BodyShape.ERROR),
         (b'{"code":42910000}', BodyShape.ERROR),
         (b'{"trades":{"A":[]},"message":"data delayed"}', BodyShape.DATA),
-        (b'{"code":1,"news":[],"message":"x"}', BodyShape.DATA),
+        (b'{"news":[],"next_page_token":null,"message":"x"}', BodyShape.DATA),
         (b"\xef\xbb\xbf<!DOCTYPE html>", BodyShape.HTML),
         (b"  <html>", BodyShape.HTML),
         (b"upstream connect error", BodyShape.TEXT),

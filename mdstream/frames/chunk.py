@@ -23,6 +23,8 @@ Bytes = npt.NDArray[np.uint8]
 
 _FEW_ROWS = 256
 """For fewer rows than this, system calls cost more than page faults."""
+_FEW_BITS = 8
+"""For fewer bits than this, one call for each costs less than one for all."""
 
 
 class Chunk:
@@ -192,6 +194,10 @@ def _set_bits_at(bits: Bytes, rows: npt.NDArray[np.intp]) -> None:
 
 
 def _clear_bits(bits: Bytes, rows: npt.NDArray[np.intp]) -> None:
+    if len(rows) <= _FEW_BITS:
+        for row in rows.tolist():
+            bits[row >> 3] &= 0xFF ^ 1 << (row & 7)
+        return
     np.bitwise_and.at(bits, rows >> 3, ~(1 << (rows & 7)).astype(np.uint8))
 
 

@@ -11,8 +11,8 @@ from mdstream.system import children, resources
 
 ARROW_ALLOCATOR = "ARROW_DEFAULT_MEMORY_POOL"
 """Variable that names the allocator of Arrow."""
-FEEDS = ("mdstream.feed.process",)
-"""What the fork server of an engine loads for its feeds."""
+FEEDS = ("mdstream.feed.process", "mdstream.session.sockets.picows_socket")
+"""What the fork server of an engine loads for its feeds, which share its memory."""
 
 
 def prepare_environment() -> None:

@@ -22,6 +22,7 @@ from mdstream.frames.rundir import frame_path
 from mdstream.handoff.record_ticket import CompactTicket, Lost, RecordReceipt, RecordTicket
 from mdstream.handoff.rejects import RejectRow
 from mdstream.reading.reader import FrameReader
+from mdstream.store import compaction
 from mdstream.store.migration import migrate
 from mdstream.store.objects import find_errno, summarize_error
 from mdstream.store.schema import LARGEST_INT, NS_SUFFIX, ROW, RUN, polars_schema, why_too_large
@@ -210,6 +211,20 @@ def _writer_properties() -> WriterProperties:
     return WriterProperties(compression="ZSTD", compression_level=3, column_properties={ROW: numbers})
 
 
+def _writer_options(table: DeltaTable) -> dict[str, Any]:
+    """Return the same for `pyarrow.parquet.ParquetWriter`."""
+    import pyarrow as pa
+
+    stored = pa.schema(table.schema())
+    leaves = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in stored]
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": [name for name in leaves if name != ROW],
+        "column_encoding": {ROW: "DELTA_BINARY_PACKED"} if ROW in leaves else None,
+    }
+
+
 def _rejects_frame(rows: list[RejectRow]) -> pl.DataFrame:
     import polars as pl
 
@@ -250,10 +265,10 @@ def compact(ticket: CompactTicket) -> int:
         table = _open(ticket.table, ticket.options)
         if table is None:
             return 0
-        done = table.optimize.compact(target_size=_TARGET_BYTES, writer_properties=_writer_properties())
+        joined = compaction.compact(table, _TARGET_BYTES, _writer_options(table))
         table.create_checkpoint()
         table.vacuum(ticket.keep_hours, dry_run=False, enforce_retention_duration=False)
-        return int(done["numFilesRemoved"])
+        return joined
 
 
 def transaction(run: str, frame: str) -> str:

@@ -83,15 +83,15 @@ def _write_again(files: FileSystem, file: dict[str, Any], columns: Iterable[str]
     partition = {name: str(value) for name, value in file["partition"].items()}
     stats = {
         "numRecords": file["num_records"],
-        "minValues": _format_stats(file["min"]),
-        "maxValues": _format_stats(file["max"]),
-        "nullCount": _format_stats(file["null_count"]),
+        "minValues": format_stats(file["min"]),
+        "maxValues": format_stats(file["max"]),
+        "nullCount": format_stats(file["null_count"]),
     }
     size = files.get_file_info(path).size
     return AddAction(path, size, partition, int(time.time() * 1000), True, orjson.dumps(stats).decode())
 
 
-def _format_stats(values: dict[str, Any]) -> dict[str, Any]:
+def format_stats(values: dict[str, Any]) -> dict[str, Any]:
     """Return statistics of a file as Delta's log writes them, without those that are unknown."""
     return {
         name: format_time(value) if isinstance(value, datetime) else value

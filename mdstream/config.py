@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mdstream.errors import ConfigError
 from mdstream.streams import STREAMS
 from mdstream.text.masking import hide
 from mdstream.venues.alpaca import endpoints
@@ -279,10 +280,13 @@ class Endpoint(Struct, frozen=True):
     credentials: Credentials
     ca_file: str = ""
 
-    @property
-    def lacks_keys(self) -> bool:
-        """Whether this is Alpaca's own server, without a key for it."""
-        return not self.credentials and self.url in endpoints.REST_URLS
+    def require_keys(self, what: str) -> None:
+        """Raise `ConfigError` if this is Alpaca's own server and no key is set; `what` needs one."""
+        if not self.credentials and self.url in endpoints.REST_URLS:
+            raise ConfigError(
+                f"{what} needs keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or choose a server, for "
+                "example --data-url http://127.0.0.1:8765 (mdstream simulate)"
+            )
 
 
 class Connection(Struct, frozen=True):

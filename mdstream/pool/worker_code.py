@@ -60,3 +60,14 @@ def compile_kernels(beside: bool = False) -> subprocess.Popen[str] | None:
     stdin = subprocess.PIPE if beside else None
     with children.protect_start():
         return subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)
+
+
+def explain_no_kernels(why: OSError | str) -> str:
+    """Return the log line about a failed compilation: its error, or its output (the last line)."""
+    if isinstance(why, OSError):
+        why = f"they cannot be stored on disk: {why.strerror or why}"
+    reason = why.strip().rpartition("\n")[2]
+    return (
+        f"no compiled decoders: {reason}. The fallback decoder is used, which is much slower. If the disk "
+        "is the reason, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of free space"
+    )

@@ -89,7 +89,7 @@ class StreamConfig(Struct, frozen=True):
         ),
     ] = ()
     channels: Annotated[tuple[str, ...], setting("Channels to subscribe to.")] = ()
-    feed: Annotated[str, setting("Feed of the service.", flag="--feed")] = ""
+    feed: Annotated[str, setting("Data feed of the service.", flag="--feed")] = ""
     codec: Annotated[str, setting("Encoding to ask the stream for.")] = ""
     mute_after_s: Annotated[
         dict[str, Annotated[float, msgspec.Meta(ge=0.1)]],
@@ -404,7 +404,7 @@ class _Settings(Struct, frozen=True):
         ),
     ] = ""
     ca_file: Annotated[
-        str, setting("PEM bundle to trust instead of the system's authorities; empty: these.", is_path=True)
+        str, setting("PEM bundle to trust; empty: the system's authorities.", is_path=True)
     ] = ""
     auth: Annotated[
         Literal["message", "headers"],
@@ -412,7 +412,7 @@ class _Settings(Struct, frozen=True):
     ] = "message"
     websocket: Annotated[
         Literal["picows", "websockets"],
-        setting("WebSocket library: picows is faster, websockets runs on every platform."),
+        setting("WebSocket library: picows is faster, websockets supports compression."),
     ] = "picows"
     compression: Annotated[
         bool, setting("Request permessage-deflate from the server; implies the library websockets.")

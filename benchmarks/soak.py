@@ -302,7 +302,6 @@ class ProcessSample:
 class Sampler:
     """A sampler of the engine from outside."""
 
-    # Written by `sample` only.
     _before: dict[str, Any]
     """The latency histograms of the last sample, by stream."""
     _reached: set[str]

@@ -35,7 +35,7 @@ def tail(
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
 ) -> None:
-    """Print the rows of frames as they arrive. Any number of programs may; the engine waits for none."""
+    """Print the rows of frames as they arrive. The engine waits for no reader, however many there are."""
     from mdstream.reading.attach import attach
 
     attachment = attach(run, directory)

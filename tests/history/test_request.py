@@ -147,8 +147,8 @@ def test_what_is_wrong_is_reported(given: dict[str, object], message: str) -> No
             "timeframe: no bars of the service have a length of 0:01:30",
         ),
         ({"timeframe": timedelta(minutes=-1)}, "timeframe: no bars of the service have a length of -1 day"),
-        ({"priority": 5}, "priority: 5 is not a list of texts"),
-        ({"priority": [5]}, "priority: .* is not a list of texts"),
+        ({"priority": 5}, "priority: 5 is not a list of strings"),
+        ({"priority": [5]}, "priority: .* is not a list of strings"),
     ],
 )
 def test_each_option_is_checked_by_its_declaration(given: dict[str, object], message: str) -> None:

@@ -132,7 +132,7 @@ def test_any_group_is_filled_with_the_same_errors() -> None:
         ({"size": 10}, "here: size: 10 is above the maximum of 9"),
         ({"size": 2.5}, r"here: size: 2.5 is not a whole number \(2 to 9\)"),
         ({"size": True}, "here: size: True is not a whole number"),
-        ({"names": 3}, "here: names: 3 is not a list of texts"),
+        ({"names": 3}, "here: names: 3 is not a list of strings"),
         ({"sise": 3}, "here: unknown setting sise; did you mean 'size'"),
     ):
         with pytest.raises(ConfigError, match=said):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from mdstream.engine.feed_policy import explain_exit
 from mdstream.engine.feed_process import FeedProcess
-from mdstream.pool.worker_code import COMPILING, compile_kernels, count_kernels, explain_no_kernels
+from mdstream.pool.worker_code import COMPILING, compile_kernels, count_kernels, warn_of_no_kernels
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Compilation:
         try:
             self._process = compile_kernels(beside=True)
         except OSError as error:
-            log.warning(explain_no_kernels(error))
+            warn_of_no_kernels(error)
         if self._process is not None:
             self.sentinel = os.pidfd_open(self._process.pid)
             log.info("%s. Until then, the slower fallback decoder decodes", COMPILING)
@@ -68,7 +68,7 @@ class Compilation:
         code = self._process.returncode
         self._forget()
         if code:
-            log.warning(explain_no_kernels(output.strip() or f"the compiler {explain_exit(code)}"))
+            warn_of_no_kernels(output.strip() or f"the compiler {explain_exit(code)}")
             return
         self._is_due = True
         for feed in feeds:

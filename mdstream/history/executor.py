@@ -29,7 +29,7 @@ from typing import Protocol
 from mdstream.config import BackfillSettings, usable_cores
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.pool.pool import WorkerPool, one_a_core
-from mdstream.pool.worker_code import COMPILING, compile_kernels, explain_no_kernels
+from mdstream.pool.worker_code import COMPILING, compile_kernels, warn_of_no_kernels
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ async def _compile_decoders() -> None:
             compiling.kill()
             raise
     except OSError as error:
-        log.warning(explain_no_kernels(error))
+        warn_of_no_kernels(error)
         return
     if compiling.returncode:
-        log.warning(explain_no_kernels(output))
+        warn_of_no_kernels(output)

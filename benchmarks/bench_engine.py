@@ -50,14 +50,19 @@ _TIMEOUT_S = 60.0
 class Watch:
     """The messages and CPU time of an interval, which starts `WARM_S` after every stream has data."""
 
-    # The mutable state: when every stream had data; the start of the interval.
+    # Written by `update` only.
+    _first_data: float
+    """When every stream had data; 0: not yet."""
+    _start: tuple[float, float, int] | None
+    """The start of the interval: time, CPU time and messages."""
+    found: dict[str, float]
 
     def __init__(self, stretch_s: float) -> None:
         self._stretch_s = stretch_s
         self._first_data = 0.0
-        self._start: tuple[float, float, int] | None = None
+        self._start = None
         self._deadline = time.monotonic() + _TIMEOUT_S
-        self.found: dict[str, float] = {}
+        self.found = {}
 
     def update(self, committed: Sequence[int]) -> bool:
         """Record the committed messages of each stream; return whether the interval is over."""

@@ -11,13 +11,14 @@ from mdstream.streams.spec import PayloadKind
 class Decoding:
     """A decoder (the kernels or the fallback decoder) that learns new texts as the engine does."""
 
-    # The mutable state: the codes of texts, and the decoder's layouts.
+    _codes: dict[str, dict[str, int]]
+    """The codes of texts, by dictionary."""
 
     def __init__(self, kernels: bool) -> None:
         from mdstream.streams import STREAMS
         from workers.decoding.decoder import Decoder
 
-        self._codes: dict[str, dict[str, int]] = {}
+        self._codes = {}
         self._decoder = Decoder(STREAMS["stocks"], self._known, kernels=kernels)
         self._memory = memoryview(bytearray(16_000_000))  # the result area of a slab
 

@@ -38,11 +38,12 @@ _STAMP = re.compile(rb"(\xd7\xff.{4}|\xd6\xff)(.{4})", re.DOTALL)
 class Material:
     """A folder of encoded messages for all subjects."""
 
-    # The mutable state: the messages in memory.
+    _read: dict[str, list[bytes]]
+    """The messages in memory."""
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
-        self._read: dict[str, list[bytes]] = {}
+        self._read = {}
 
     def messages(self, traffic: str, codec: str, symbols: int) -> list[bytes]:
         """Return single encoded messages."""

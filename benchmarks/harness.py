@@ -76,7 +76,10 @@ class Plan:
     duration of each benchmark, from which the bar estimates the time left on this machine.
     """
 
-    # The mutable state: the finished part, in usual seconds; the yardstick's turns.
+    _done: float
+    """The finished part, in usual seconds."""
+    _yardstick: list[Answer]
+    """The yardstick's turns."""
 
     def __init__(self, quick: bool, seconds: Mapping[str, float], turns: int | None = None) -> None:
         self.quick = quick
@@ -84,7 +87,7 @@ class Plan:
         self._seconds = dict(seconds)
         self._start = time.monotonic()
         self._done = 0.0
-        self._yardstick: list[Answer] = []
+        self._yardstick = []
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.fields[question]:>9}"),

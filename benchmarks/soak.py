@@ -302,14 +302,17 @@ class ProcessSample:
 class Sampler:
     """A sampler of the engine from outside."""
 
-    # The mutable state: the latency histograms of the last sample; streams at their retention.
+    _before: dict[str, Any]
+    """The latency histograms of the last sample, by stream."""
+    _reached: set[str]
+    """Streams at their retention."""
 
     def __init__(self, engine: mdstream.Engine, others: dict[int, str]) -> None:
         self.engine = engine
         self._run = engine.attachment
         self._others = others
         self._before = {name: metrics["latency"] for name, metrics in self._run.metrics().items()}
-        self._reached: set[str] = set()
+        self._reached = set()
 
     def sample(self, t_s: float, sent: dict[str, int]) -> dict[str, Any]:
         latency = np.zeros(BUCKETS, np.uint64)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mdstream.errors import ConfigError
 from mdstream.streams import STREAMS
 from mdstream.text.masking import hide
 from mdstream.venues.alpaca import endpoints
@@ -88,7 +89,7 @@ class StreamConfig(Struct, frozen=True):
         ),
     ] = ()
     channels: Annotated[tuple[str, ...], setting("Channels to subscribe to.")] = ()
-    feed: Annotated[str, setting("Feed of the service.", flag="--feed")] = ""
+    feed: Annotated[str, setting("Data feed of the service.", flag="--feed")] = ""
     codec: Annotated[str, setting("Encoding to ask the stream for.")] = ""
     mute_after_s: Annotated[
         dict[str, Annotated[float, msgspec.Meta(ge=0.1)]],
@@ -279,10 +280,13 @@ class Endpoint(Struct, frozen=True):
     credentials: Credentials
     ca_file: str = ""
 
-    @property
-    def lacks_keys(self) -> bool:
-        """Whether this is Alpaca's own server, without a key for it."""
-        return not self.credentials and self.url in endpoints.REST_URLS
+    def require_keys(self, what: str) -> None:
+        """Raise `ConfigError` if this is Alpaca's own server and no key is set; `what` needs one."""
+        if not self.credentials and self.url in endpoints.REST_URLS:
+            raise ConfigError(
+                f"{what} needs keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or choose a server, for "
+                "example --data-url http://127.0.0.1:8765 (mdstream simulate)"
+            )
 
 
 class Connection(Struct, frozen=True):
@@ -400,7 +404,7 @@ class _Settings(Struct, frozen=True):
         ),
     ] = ""
     ca_file: Annotated[
-        str, setting("PEM bundle to trust instead of the system's authorities; empty: these.", is_path=True)
+        str, setting("PEM bundle to trust; empty: the system's authorities.", is_path=True)
     ] = ""
     auth: Annotated[
         Literal["message", "headers"],
@@ -408,7 +412,7 @@ class _Settings(Struct, frozen=True):
     ] = "message"
     websocket: Annotated[
         Literal["picows", "websockets"],
-        setting("WebSocket library: picows is faster, websockets runs on every platform."),
+        setting("WebSocket library: picows is faster, websockets supports compression."),
     ] = "picows"
     compression: Annotated[
         bool, setting("Request permessage-deflate from the server; implies the library websockets.")

@@ -45,7 +45,7 @@ class Repeats:
 
     WITHIN_S = 60.0
 
-    # Written by `note`: kind → begin of its period, lines shown, lines left out.
+    # Written by `note`: kind → beginning of its period, lines shown, lines left out.
     _kinds: dict[tuple[str, int], tuple[float, int, int]]
 
     def __init__(self) -> None:

@@ -221,3 +221,11 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     while free := {name for name, found in arrows.items() if not found & arrows.keys()}:
         arrows = {name: found for name, found in arrows.items() if name not in free}
     assert not arrows, "these modules import each other, or import modules that do"
+
+
+def test_the_state_of_a_class_is_a_typed_block() -> None:
+    """A comment about the state alone has no types, and nobody notices when it is no longer true."""
+    prose = re.compile(r"^    # [^\n]*\bstate\b[^\n]*\n(    #[^\n]*\n)*\n", re.IGNORECASE | re.MULTILINE)
+    for path in SOURCES:
+        for found in prose.finditer(path.read_text()):
+            assert not found, f"{path}: write typed names below {found[0].strip()!r}"

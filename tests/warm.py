@@ -335,7 +335,7 @@ class _Unneeded:
         self._descriptors = [descriptor for descriptor in listed if _is_open(descriptor)]
 
     def close(self) -> None:
-        import mdstream.pool.vanished  # noqa: F401
+        import mdstream.pool.descriptor_patch  # noqa: F401
         from mdstream.system import children
 
         children._ONE_AT_A_TIME = threading.RLock()  # its owner is the program, which starts a process

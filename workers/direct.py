@@ -2,7 +2,7 @@
 
 Runs in the feed, although it is in workers/, because it uses compiled kernels. It reads the layouts and
 texts that the usual way (`workers.job`) has learned in this process, and learns nothing itself. After each
-batch that took the usual way, it looks up again where all arrays and chunks are (`workers.direct_book`).
+batch that took the usual way, it looks up all addresses again (`workers.direct_addresses`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import Kind, PayloadKind, StreamSpec
 from mdstream.system.clock import Moment, receipts
 from workers.decoding.layouts import assign_slots
-from workers.direct_book import DirectBook
-from workers.kernels import book, direct, direct_count
+from workers.direct_addresses import AddressTable
+from workers.kernels import address_table as t
+from workers.kernels import direct, direct_count
 from workers.kernels import direct_layout as layout
 from workers.kernels.direct_alone import IRREGULAR
 
@@ -39,16 +40,23 @@ _MOST_LEFT = 32
 class Direct:
     """The `DirectPath` of one stream."""
 
-    # The mutable state: the kernel, if the book is up to date; the kind of payload that it decodes; whether
-    # it has failed; the unusual batches in a row, and how many more to leave without a look.
+    # Written only here.
+    _commit: Any
+    """The kernel; None if the table must be brought up to date first."""
+    _kind: PayloadKind | None
+    """The kind of payload that it decodes."""
+    _has_failed: bool
+    _refused: int
+    """Unusual batches in a row."""
+    _left: int
+    """How many more batches to leave to the usual way without a look."""
 
     def __init__(self, run: Path, spec: StreamSpec, targets: Targets, kernels: bool) -> None:
         self._targets = targets
-        self._book = DirectBook(run, spec, targets, kernels)
-        self._words = self._book.words
+        self._table = AddressTable(run, spec, targets, kernels)
+        self._words = self._table.words
         self._partials = np.zeros(2 * layout.MOST_ROWS + layout.MOST_PAYLOADS, PARTIAL)
-        self._commit: Any = None
-        self._kind: PayloadKind | None = None
+        self._commit = self._kind = None
         self._has_failed = False
         self._refused = self._left = 0
 
@@ -58,12 +66,12 @@ class Direct:
         words = self._words
         if self._commit is None and not self._can_bind():
             return None
-        self._book.bind_slab(slab)
-        words[book.PAYLOADS], words[book.SEQUENCE], words[book.ALONE] = slab.count, sequence, 0
-        words[book.TO_WALL] = submitted.wall - submitted.monotonic
-        words[book.SUBMITTED] = submitted.wall
+        self._table.bind_slab(slab)
+        words[t.PAYLOADS], words[t.SEQUENCE], words[t.ALONE] = slab.count, sequence, 0
+        words[t.TO_WALL] = submitted.wall - submitted.monotonic
+        words[t.SUBMITTED] = submitted.wall
         try:
-            outcome = self._commit(self._book.array, self._partials, b"")
+            outcome = self._commit(self._table.array, self._partials, b"")
         except Exception:
             self._fail()
             return None
@@ -72,7 +80,7 @@ class Direct:
             return None
         if outcome == direct.BARS:
             self._finish_bars(sequence)
-        return words[book.CPU]
+        return words[t.CPU]
 
     def commit_alone(
         self, slab: Slab, sequence: int, payload: bytes, kind: PayloadKind, recv_ns: int
@@ -84,11 +92,11 @@ class Direct:
             return None
         if kind is not self._kind:
             return None
-        self._book.bind_slab(slab)
-        words[book.PAYLOADS], words[book.SEQUENCE], words[book.ALONE] = 1, sequence, recv_ns
-        words[book.AHEAD] = receipts.ahead
+        self._table.bind_slab(slab)
+        words[t.PAYLOADS], words[t.SEQUENCE], words[t.ALONE] = 1, sequence, recv_ns
+        words[t.AHEAD] = receipts.ahead
         try:
-            outcome = self._commit(self._book.array, self._partials, payload)
+            outcome = self._commit(self._table.array, self._partials, payload)
         except Exception as error:
             self._fail()
             raise HalfDoneError from error
@@ -98,12 +106,12 @@ class Direct:
             except NoSpaceError as error:
                 raise HalfDoneError from error
         self._note(outcome != IRREGULAR)
-        return words[book.CPU] if outcome != IRREGULAR else None
+        return words[t.CPU] if outcome != IRREGULAR else None
 
     def _can_bind(self) -> bool:
-        """Bring the book up to date; return False if there is nothing to decode with, or that fails."""
+        """Bring the table up to date; return False if there is nothing to decode with, or that fails."""
         try:
-            self._kind = self._book.bind()
+            self._kind = self._table.bind()
         except Exception:
             self._fail()
             return False
@@ -117,11 +125,11 @@ class Direct:
 
     def _finish_bars(self, sequence: int) -> None:
         """Have the builder finish the bars of the batch, then count it."""
-        partials = self._partials[: self._words[book.PARTIALS]]
-        firsts = self._words[book.JOINED : book.JOINED + 2].tolist()
-        trades = self._words[book.TRADES]
-        self._targets.finish_bars(sequence, partials, firsts, int(self._book.own["rows"][trades]))
-        direct_count.count(self._book.array)
+        partials = self._partials[: self._words[t.PARTIALS]]
+        firsts = self._words[t.JOINED : t.JOINED + 2].tolist()
+        trades = self._words[t.TRADES]
+        self._targets.finish_bars(sequence, partials, firsts, int(self._table.own["rows"][trades]))
+        direct_count.count(self._table.array)
         if any(first < len(partials) for first in firsts):
             self.forget()  # the builder may have moved its bars
 
@@ -143,7 +151,7 @@ class Direct:
 
 def warm() -> None:
     """Load or compile the kernels, by a batch without payloads."""
-    nothing: npt.NDArray[np.int64] = np.zeros(book.WORDS, np.int64)
+    nothing: npt.NDArray[np.int64] = np.zeros(t.WORDS, np.int64)
     for commit in _KERNELS.values():
         commit(nothing, np.zeros(1, PARTIAL), b"")
     direct_count.count(nothing)

@@ -50,11 +50,13 @@ _SPANNED = {Kind.SYMBOL: pa.string(), Kind.TIME: pa.int64()}
 class PageDecoder:
     """Decodes pages of one stream. Nothing outside sees its codes."""
 
-    # The mutable state: the codes of texts, by dictionary.
+    # Written by `stage` only.
+    _codes: dict[str, dict[str, int]]
+    """The codes of texts, by dictionary."""
 
     def __init__(self, stream: str) -> None:
         self.spec = STREAMS[stream]
-        self._codes: dict[str, dict[str, int]] = {}
+        self._codes = {}
         self._decoder = Decoder(self.spec, self._codes_of, kernels=not python_mode.is_on())
         self._area = memoryview(bytearray(_AREA_BYTES))
 

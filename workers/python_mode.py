@@ -105,14 +105,16 @@ def _is_table(argument: Any) -> bool:
 class _Rows:
     """The rows of a structured array as objects with attributes, as kernels see them."""
 
-    # Mutable state: the rows that were read, by number, each with its values in the array.
+    # Written by `__getitem__` only.
+    _read: dict[int, tuple[SimpleNamespace, tuple[Any, ...]]]
+    """The rows that were read, by number, each with its values in the array."""
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         self._array = array
         self._names = array.dtype.names or ()
         # Such integers wrap as those of machine code do; other fields do not get that large.
         self._words = [name for name in self._names if array.dtype[name] == np.int64]
-        self._read: dict[int, tuple[SimpleNamespace, tuple[Any, ...]]] = {}
+        self._read = {}
 
     def __len__(self) -> int:
         return len(self._array)

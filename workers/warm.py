@@ -90,7 +90,7 @@ def main() -> None:
     """
     children.ignore_terminal()
     if "beside" in sys.argv:
-        _make_way()
+        _yield_to_others()
     try:
         with kept.alone():
             if kept.is_damaged():
@@ -111,7 +111,7 @@ def main() -> None:
         sys.exit(f"they cannot be stored in {kept.CACHE}: {why}")
 
 
-def _make_way() -> None:
+def _yield_to_others() -> None:
     """Let all other processes go first, and end with the one that has the other end of the input.
 
     This still gets a tenth of a busy core. With less (nice 19, `SCHED_IDLE`), streams that keep all cores

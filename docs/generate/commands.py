@@ -11,8 +11,6 @@ from docs.generate.markdown import code, plain, table
 from mdstream.cli.app import app
 
 _MARKUP = re.compile(r"\\\[")
-_METAVARS = {"str": "TEXT", "int range": "N"}
-"""What a flag takes that does not say so itself, by the name of its type."""
 
 
 def render() -> str:
@@ -49,8 +47,7 @@ def _flag(parameter: Any) -> str:
     names = ", ".join(code(option) for option in (*parameter.opts, *parameter.secondary_opts))
     if parameter.is_flag:
         return names
-    metavar = parameter.metavar or _METAVARS[parameter.type.name]
-    return names + code(metavar).join((" ", " (repeatable)" if parameter.multiple else ""))
+    return names + code(parameter.metavar).join((" ", " (repeatable)" if parameter.multiple else ""))
 
 
 def _help(command: str, parameter: Any) -> str:

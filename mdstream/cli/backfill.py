@@ -41,7 +41,9 @@ class Arguments(NamedTuple):
 @add_flags(*_OPTIONS, *_SETTINGS)
 def backfill(
     given: Given,
-    dataset: Annotated[str, typer.Argument(help=f"What to fetch: {', '.join(datasets())}.")],
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help=f"What to fetch: {', '.join(datasets())}.")
+    ],
     start: Annotated[
         str,
         typer.Option(
@@ -150,11 +152,11 @@ def _start_loading(workers: int) -> None:
 def _run(request: BackfillRequest, store: Path, config: BackfillSettings, as_json: bool) -> Exit:
     """Execute a request and print its summary."""
     from mdstream.history.backfill import Backfill
-    from mdstream.history.executor import PagePool
+    from mdstream.history.executor import make_executor
 
     interrupted, failed = False, None
     with view.ProgressBar(request.dataset) as bar:
-        work = Backfill(request, store, config, PagePool(config.workers), bar.update)
+        work = Backfill(request, store, config, make_executor(config), bar.update)
         bar.work = work
         try:
             import uvloop

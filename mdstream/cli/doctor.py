@@ -39,7 +39,7 @@ class Finding(NamedTuple):
 
 def doctor(
     config: ConfigFile = None,
-    offline: Annotated[bool, typer.Option(help="Do not connect to the endpoints.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not connect to the endpoints.")] = False,
 ) -> None:
     """Check what a run needs: Python, cores, decoders, shared memory, keys, endpoints. List dead runs."""
     settings = load(config)

@@ -12,7 +12,7 @@ from mdstream.cli.flags import parse_path, split_names
 
 
 def export(
-    dataset: Annotated[str, typer.Argument(help="Dataset to export, as stocks.trades.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Dataset to export, as stocks.trades.")],
     to: Annotated[
         Path,
         typer.Option(
@@ -23,11 +23,19 @@ def export(
     ],
     store: Annotated[str, typer.Option(metavar="DIR", help="Folder, or s3://bucket/prefix.")],
     symbols: Annotated[str | None, typer.Option(metavar="A,B", help="Only these. Default: all.")] = None,
-    start: Annotated[str | None, typer.Option(help="Date or time, UTC. Default: all.")] = None,
-    end: Annotated[str | None, typer.Option(help="Date (that day included) or time. Default: all.")] = None,
-    feed: Annotated[str, typer.Option(help="Rows of this feed only.")] = "",
-    timeframe: Annotated[str, typer.Option(help="Bars of this timeframe only, as 1Min.")] = "",
-    adjustment: Annotated[str, typer.Option(help="Stock bars of this adjustment only, as raw.")] = "",
+    start: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Date or time, UTC. Default: all.")
+    ] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Date (that day included) or time. Default: all.")
+    ] = None,
+    feed: Annotated[str, typer.Option(metavar="FEED", help="Rows of this data feed only.")] = "",
+    timeframe: Annotated[
+        str, typer.Option(metavar="TIMEFRAME", help="Bars of this timeframe only, as 1Min.")
+    ] = "",
+    adjustment: Annotated[
+        str, typer.Option(metavar="ADJUSTMENT", help="Stock bars of this adjustment only, as raw.")
+    ] = "",
     session: Annotated[
         str | None,
         typer.Option(metavar="A,B", help="Rows of these sessions only: regular, pre, post, overnight."),
@@ -39,9 +47,10 @@ def export(
         bool, typer.Option("--nautilus", help="Write a NautilusTrader catalogue instead of a file.")
     ] = False,
     venue: Annotated[
-        str, typer.Option(help="With --nautilus: the venue in instrument ids, as AAPL.XNAS.")
+        str,
+        typer.Option(metavar="VENUE", help="With --nautilus: the venue in instrument ids, as AAPL.XNAS."),
     ] = "ALPACA",
-    force: Annotated[bool, typer.Option(help="Replace an existing file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write the rows of a dataset in a store to one file, history and recorded rows together.
 

@@ -53,7 +53,7 @@ StreamSymbols = Annotated[
 ]
 StreamFeed = Annotated[
     list[str] | None,
-    typer.Option(metavar="STREAM=FEED", help="Feed of one stream, as stocks=sip; repeatable."),
+    typer.Option(metavar="STREAM=FEED", help="Data feed of one stream, as stocks=sip; repeatable."),
 ]
 
 
@@ -94,7 +94,9 @@ def add_flags(*settings: Setting) -> Callable[[Callable[..., R]], Callable[..., 
 
 def _parameter(name: str, each: Setting) -> inspect.Parameter:
     if each.kind == "yes or no":
-        option = typer.Option(f"{each.flag}/--no-{each.flag.removeprefix('--')}", help=each.help)
+        # Only what a file or the environment may switch on needs a flag that switches it off.
+        negative = "" if each.default is None else f"/--no-{each.flag.removeprefix('--')}"
+        option = typer.Option(each.flag + negative, help=each.help)
         annotation: Any = Annotated[bool | None, option]
     else:
         default = f" Default: {each.write(each.default)}." if each.kind != "list" and each.default else ""
@@ -108,7 +110,7 @@ def _metavar(each: Setting) -> str:
         return each.metavar
     if each.kind == "list":
         return "A,B"
-    return {"whole number": "N", "number": "NUMBER"}.get(each.kind, "TEXT")
+    return {"whole number": "N", "number": "NUMBER"}.get(each.kind, each.key.rpartition("_")[2].upper())
 
 
 def stream_settings(symbols: Iterable[str] | None, feed: Iterable[str] | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ import typer
 from mdstream.cli.output import output_console
 from mdstream.engine.feed_policy import explain_exit
 from mdstream.errors import MdstreamError
-from mdstream.pool.worker_code import compile_kernels, count_kernels
+from mdstream.pool.worker_code import compile_kernels, count_kernels, explain_no_kernels
 
 _LOOK_S = 0.5
 
@@ -26,7 +26,7 @@ def precompile(quiet: Annotated[bool, typer.Option("--quiet", help="Show no prog
     try:
         compiling = compile_kernels()
     except OSError as error:
-        raise MdstreamError(f"the decoders cannot be stored on disk: {error.strerror or error}") from error
+        raise MdstreamError(explain_no_kernels(error)) from error
     if compiling is None:
         print("the decoders are compiled already")
         return
@@ -36,8 +36,7 @@ def precompile(quiet: Annotated[bool, typer.Option("--quiet", help="Show no prog
         compiling.kill()
     if compiling.returncode:
         _, output = compiling.communicate()
-        why = output.strip().rpartition("\n")[2] or explain_exit(compiling.returncode)
-        raise MdstreamError(f"no compiled decoders: {why}")
+        raise MdstreamError(explain_no_kernels(output.strip() or explain_exit(compiling.returncode)))
     print(f"compiled {count_kernels()[1]} decoders in {time.monotonic() - started:.0f} s")
 
 

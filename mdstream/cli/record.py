@@ -29,7 +29,7 @@ def record(
     ] = None,
     directory: Directory = None,
     config: ConfigFile = None,
-    quiet: Annotated[bool, typer.Option(help="Print only warnings and errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only warnings and errors.")] = False,
 ) -> None:
     """Record the frames of a run into STORE/live as rows arrive, each row exactly once: a Delta table per
     frame.

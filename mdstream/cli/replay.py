@@ -26,7 +26,7 @@ _FLAGS = ("streams", "speed", "messages_per_payload", "host", "port")
 def replay(
     given: Given,
     store: Annotated[
-        str | None, typer.Argument(help="Folder, or s3://bucket/prefix, to replay from.")
+        str | None, typer.Argument(metavar="STORE", help="Folder, or s3://bucket/prefix, to replay from.")
     ] = None,
     journal: Annotated[
         Path | None,
@@ -36,11 +36,16 @@ def replay(
             help="Replay a raw journal instead, byte for byte: that of a run, or the newest in a folder.",
         ),
     ] = None,
-    start: Annotated[str | None, typer.Option(help="Date or time, UTC. Default: the first row.")] = None,
-    end: Annotated[
-        str | None, typer.Option(help="Date (that day included) or time. Default: the last row.")
+    start: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Date or time, UTC. Default: the first row.")
     ] = None,
-    feed: Annotated[str, typer.Option(help="Rows of this feed only, as sip. Default: all.")] = "",
+    end: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Date (that day included) or time. Default: the last row."),
+    ] = None,
+    feed: Annotated[
+        str, typer.Option(metavar="FEED", help="Rows of this data feed only, as sip. Default: all.")
+    ] = "",
 ) -> None:
     """Serve fetched or recorded data again, as the service would, to any Alpaca client.
 

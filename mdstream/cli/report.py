@@ -25,7 +25,9 @@ def report(
         ),
     ] = None,
     live: Annotated[bool, typer.Option("--live", help="Report on the running engine, until now.")] = False,
-    run: Annotated[str | None, typer.Option(help="Run for --live. Default: the newest.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Run for --live. Default: the newest.")
+    ] = None,
     directory: Directory = None,
     out: Annotated[
         Path | None,

@@ -39,7 +39,9 @@ def run(
     config: ConfigFile = None,
     symbols: StreamSymbols = None,
     feed: StreamFeed = None,
-    plain: Annotated[bool, typer.Option(help="Print log lines instead of the live view.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="Print log lines instead of the live view.")
+    ] = False,
 ) -> None:
     """Run the engine until Ctrl-C (once: drain and stop; twice: stop now) or until --duration is reached.
 

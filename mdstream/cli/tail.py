@@ -23,15 +23,19 @@ def tail(
             "frame. Without one, list the frames.",
         ),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Run to attach to. Default: the newest.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Run to attach to. Default: the newest.")
+    ] = None,
     directory: Directory = None,
-    from_start: Annotated[bool, typer.Option(help="Start with the oldest row that is kept.")] = False,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Start with the oldest row that is kept.")
+    ] = False,
     rows: Annotated[
-        int, typer.Option("--rows", "-n", min=0, help="End after this many rows; 0: never.")
+        int, typer.Option("--rows", "-n", metavar="N", min=0, help="End after this many rows; 0: never.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per row.")] = False,
 ) -> None:
-    """Print the rows of frames as they arrive. Any number of readers may; none disturbs the engine."""
+    """Print the rows of frames as they arrive. The engine waits for no reader, however many there are."""
     from mdstream.reading.attach import attach
 
     attachment = attach(run, directory)

@@ -29,7 +29,7 @@ from mdstream.errors import (
 )
 from mdstream.reading.arguments import list_names, list_symbols, require
 from mdstream.reading.attach import Attachment
-from mdstream.reading.narrow import Since, to_seconds
+from mdstream.reading.filters import Since, to_seconds
 from mdstream.reading.tail import Tail, TailArguments, Tails
 from mdstream.reading.zones import Zone
 from mdstream.settings import load_any
@@ -229,7 +229,7 @@ class Engine:
     def wait(self, timeout: float | timedelta | str | None = None) -> bool:
         """Wait until the engine ends (`duration` reached, or no stream left); return whether it has.
 
-        `timeout` is in seconds, a timedelta, or text as `5m`; None: no limit.
+        `timeout` is in seconds, a timedelta, or a string as `5m`; None: no limit.
         """
         seconds = None if timeout is None else to_seconds(timeout, "timeout")
         return self._host is None or self._host.wait(seconds)
@@ -242,7 +242,9 @@ class Engine:
             problem = f"{command}: stream {stream!r} is not one of this engine's streams"
             raise UnknownNameError.among(self.config.streams, stream, problem)
         if isinstance(symbols, str) or isinstance(channels, str):
-            raise ConfigError(f"{command}: symbols and channels must be lists of names, not a single text")
+            raise ConfigError(
+                f"{command}: symbols and channels must be lists of names, not a single string"
+            )
         symbols, channels = list_symbols(symbols), list_names("channels", "channel", channels)
         for symbol in symbols:
             if symbol != "*" and (why := why_no_symbol(symbol)):

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from mdstream.engine.feed_policy import explain_exit
 from mdstream.engine.feed_process import FeedProcess
-from mdstream.pool.worker_code import COMPILING, compile_kernels, count_kernels
+from mdstream.pool.worker_code import COMPILING, compile_kernels, count_kernels, warn_of_no_kernels
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Compilation:
         try:
             self._process = compile_kernels(beside=True)
         except OSError as error:
-            _report_failure(f"they cannot be stored on disk: {error.strerror or error}")
+            warn_of_no_kernels(error)
         if self._process is not None:
             self.sentinel = os.pidfd_open(self._process.pid)
             log.info("%s. Until then, the slower fallback decoder decodes", COMPILING)
@@ -68,7 +68,7 @@ class Compilation:
         code = self._process.returncode
         self._forget()
         if code:
-            _report_failure(output.strip().rpartition("\n")[2] or f"the compiler {explain_exit(code)}")
+            warn_of_no_kernels(output.strip() or f"the compiler {explain_exit(code)}")
             return
         self._is_due = True
         for feed in feeds:
@@ -93,11 +93,3 @@ class Compilation:
         if self.sentinel is not None:
             os.close(self.sentinel)
             self.sentinel = None
-
-
-def _report_failure(why: str) -> None:
-    log.warning(
-        "no compiled decoders: %s. This run uses the fallback decoder, which is much slower. If the disk "
-        "is the reason, set NUMBA_CACHE_DIR to a folder of your own with 10 MB of free space",
-        why,
-    )

@@ -30,6 +30,7 @@ def settle_leftovers(run: Path, feed: FeedProcess) -> None:
     """Count the payloads that a feed left in its slabs when it ended for good, and free their memory."""
     leftovers = recovery.find(slabs_path(run), feed.stream, feed.state)
     recovery.settle(feed.state, leftovers.pending)
+    leftovers.remove_incomplete()
     for slab in (*leftovers.pending, *leftovers.free):
         slab.unlink()
 

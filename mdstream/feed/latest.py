@@ -14,14 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mdstream.frames.direct_path import AspectMoves
 from mdstream.frames.keyed_frame import KeyedFrameWriter, Rows
 from mdstream.frames.share import Share
 from mdstream.handoff.columns import ColumnData, take_rows
 from mdstream.streams.spec import STATE, Channel, StreamSpec
-
-_AspectSource = tuple[list[tuple[int, int]], tuple[int, int] | None]
-"""The source of an aspect: pairs of frame column and channel column; the frame columns with the aspect's
-time and receipt, if it has a time."""
 
 
 class Latest:
@@ -31,7 +28,7 @@ class Latest:
         channel = spec.latest_channel
         at = channel.at
         self.frame = KeyedFrameWriter(folder, channel.columns, share)
-        self.aspects: dict[str, list[_AspectSource]] = {}
+        self.aspects: dict[str, list[AspectMoves]] = {}
         for aspect in spec.latest:
             for name in filter(None, (aspect.channel, STATE)):
                 if not (sources := aspect.sources(spec.by_name[name])):
@@ -39,7 +36,7 @@ class Latest:
                 places = [at[column.name] for column in aspect.columns]
                 moved = list(zip(places, sources, strict=True))
                 order = (at[aspect.time], at[aspect.recv]) if aspect.time else None
-                self.aspects.setdefault(name, []).append((moved, order))
+                self.aspects.setdefault(name, []).append(AspectMoves(moved, order))
 
     def update(self, channel: Channel, columns: Sequence[ColumnData], newest: Rows) -> None:
         """Take the rows `newest` of a channel, at most one for each symbol. Raises `NoSpaceError`."""

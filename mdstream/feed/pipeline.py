@@ -164,6 +164,7 @@ class Pipeline:
         """Resume the batches that a killed predecessor left; return how many payloads they hold."""
         state = self._committer.state
         left = recovery.find(self._slabs.folder, self._slabs.stream, state)
+        left.remove_incomplete()
         recovery.settle(state, left.pending)
         self._counts = _Counts(state["payloads_received"], state["bytes_received"])
         self._slabs.adopt(left.pending, left.free)

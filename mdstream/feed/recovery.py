@@ -20,32 +20,40 @@ from mdstream.telemetry.state import FeedState
 
 
 class Leftovers(NamedTuple):
-    """The slabs of a killed feed: those with payloads to commit, in order, and the others."""
+    """What a killed feed left in the folder of its slabs."""
 
     pending: list[Slab]
+    """Slabs with payloads to commit, in order."""
     free: list[Slab]
+    """The other slabs."""
+    incomplete: list[Path]
+    """Results, and slabs that were not created to their end."""
 
     @property
     def payloads(self) -> int:
         return sum(slab.entries for slab in self.pending)
 
+    def remove_incomplete(self) -> None:
+        """Remove the incomplete files, so that a new feed can create its own."""
+        for path in self.incomplete:
+            path.unlink()
+
 
 def find(folder: Path, stream: str, state: FeedState) -> Leftovers:
-    """Return the slabs of `stream` in `folder`. Remove incomplete files of the killed feed."""
+    """Return the slabs of `stream` in `folder`, and the incomplete files. Changes nothing."""
     pending: list[Slab] = []
     free: list[Slab] = []
-    for path in folder.glob(f"{stream}-*{RESULT_SUFFIX}"):
-        path.unlink()
-    for path in sorted(folder.glob(f"{stream}-*")):
+    incomplete = list(folder.glob(f"{stream}-*{RESULT_SUFFIX}"))
+    for path in sorted({*folder.glob(f"{stream}-*")} - {*incomplete}):
         try:
             slab = Slab.open(path)
         except ValueError:
-            path.unlink()  # the feed was killed while it created this slab
+            incomplete.append(path)  # the feed was killed while it created this slab
             continue
         unfinished = slab.state is not SlabState.FREE and slab.sequence > state["sequence"]
         (pending if unfinished and slab.entries else free).append(slab)
     pending.sort(key=lambda slab: slab.sequence)
-    return Leftovers(pending, free)
+    return Leftovers(pending, free, incomplete)
 
 
 def settle(state: FeedState, pending: list[Slab]) -> None:

@@ -39,7 +39,7 @@ class DirectPath(Protocol):
         """
 
     def forget(self) -> None:
-        """Look anew where everything is: a batch was committed in another way."""
+        """Discard the cached addresses: a batch was committed in another way."""
 
 
 class Counters(NamedTuple):
@@ -75,6 +75,15 @@ how many of them were joined to the bars of each length, and its number of trade
 """
 
 
+class AspectMoves(NamedTuple):
+    """What rows of a channel update in the frame of last values: one aspect."""
+
+    moved: list[tuple[int, int]]
+    """Pairs of a column of the frame and its source in the channel."""
+    order: tuple[int, int] | None
+    """The columns of the frame with the aspect's time and receipt; None if it has no time."""
+
+
 class BookTargets(NamedTuple):
     """What changes of order books are written to."""
 
@@ -90,10 +99,8 @@ class Targets:
     frames: Mapping[str, FrameWriter]
     """By channel."""
     latest: KeyedFrameWriter | None
-    moves: Mapping[str, Sequence[tuple[list[tuple[int, int]], tuple[int, int] | None]]]
-    """For each channel with last values, its aspects. Each has pairs of a column of `latest` and its
-    source. If it has a time, the columns of `latest` with time and receipt follow.
-    """
+    moves: Mapping[str, Sequence[AspectMoves]]
+    """For each channel with last values, what it updates in `latest`."""
     books: BookTargets | None
     bars: BarBuilder | None
     finish_bars: FinishBars

@@ -90,7 +90,7 @@ async def _backfill(
     hand_over: Callable[[Progress], Progress],
 ) -> Status:
     from mdstream.history.backfill import Backfill
-    from mdstream.history.executor import PagePool
+    from mdstream.history.executor import make_executor
     from mdstream.history.plan import check
     from mdstream.pool import ipc_names
     from mdstream.settings import load_any
@@ -108,7 +108,7 @@ async def _backfill(
     request = await resolve(dataset, symbols, start, end, config, given)
     check(request, config.data)
     pass_on = hand_over(progress or (lambda status: None))
-    return await Backfill(request, store, config, PagePool(config.workers), pass_on).run()
+    return await Backfill(request, store, config, make_executor(config), pass_on).run()
 
 
 async def resolve(

@@ -26,10 +26,10 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Protocol
 
-from mdstream.config import usable_cores
+from mdstream.config import BackfillSettings, usable_cores
 from mdstream.handoff.page_ticket import JoinReceipt, JoinTicket, PageReceipt, PageTicket
 from mdstream.pool.pool import WorkerPool, one_a_core
-from mdstream.pool.worker_code import COMPILING, compile_kernels
+from mdstream.pool.worker_code import COMPILING, compile_kernels, warn_of_no_kernels
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,11 @@ class PageExecutor(AbstractAsyncContextManager["PageExecutor"], Protocol):
 
     async def join(self, ticket: JoinTicket) -> JoinReceipt:
         """Join staged files to one Parquet file of the store. Raises as `stage`."""
+
+
+def make_executor(config: BackfillSettings) -> PageExecutor:
+    """Return the executor that a backfill with these settings uses. Another one would be chosen here."""
+    return PagePool(config.workers)
 
 
 class PagePool:
@@ -120,8 +125,8 @@ async def _compile_decoders() -> None:
         except asyncio.CancelledError:
             compiling.kill()
             raise
-        why = output.strip().rpartition("\n")[2] if compiling.returncode else ""
     except OSError as error:
-        why = f"they cannot be stored on disk: {error.strerror or error}"
-    if why:
-        log.warning("no compiled decoders: %s; using the fallback decoder, which is much slower", why)
+        warn_of_no_kernels(error)
+        return
+    if compiling.returncode:
+        warn_of_no_kernels(output)

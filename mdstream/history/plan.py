@@ -43,12 +43,9 @@ class Estimate(NamedTuple):
 
 
 def check(request: BackfillRequest, data: Endpoint) -> None:
-    """Raise `ConfigError` if there is no server to fetch a request from."""
-    if data.lacks_keys and not request.spec.always_open:
-        raise ConfigError(
-            "no keys: set APCA_API_KEY_ID and APCA_API_SECRET_KEY, or choose a server, for example "
-            "--data-url http://127.0.0.1:8765 (mdstream simulate)"
-        )
+    """Raise `ConfigError` if the service serves a request only with keys, and none are set."""
+    if request.history.needs_keys:
+        data.require_keys(f"history of {request.dataset}")
 
 
 def estimate(request: BackfillRequest, store: Path, per_minute: int) -> Estimate:

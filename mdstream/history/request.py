@@ -98,9 +98,9 @@ _DECLARED = {each.name: each for each in describe(HistoryOptions)}
 
 
 def check_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `HistoryOptions`, each checked by its declaration, as texts, lists and booleans.
+    """Return `HistoryOptions`, each checked by its declaration, as strings, lists and booleans.
 
-    None and an empty text mean the default. Raises `ConfigError`.
+    None and an empty string mean the default. Raises `ConfigError`.
     """
     return {
         name: _DECLARED[name].read(value)

@@ -60,12 +60,7 @@ async def resolve_symbols(
     patterns = [symbol for symbol in symbols if is_pattern(symbol)]
     if not patterns or (EVERYTHING in patterns and history_of(dataset).everything):
         return symbols
-    if config.trading.lacks_keys:
-        raise ConfigError(
-            f"{patterns[0]!r} is a pattern that the service has to look up: set APCA_API_KEY_ID and "
-            "APCA_API_SECRET_KEY, or choose a server, for example --data-url http://127.0.0.1:8765 "
-            "(mdstream simulate)"
-        )
+    config.trading.require_keys(f"{patterns[0]!r}, a pattern that the service has to look up,")
     spec = STREAMS[dataset.partition(".")[0]]
     if not (spec.chain or spec.asset_classes):
         raise ConfigError(

@@ -29,7 +29,7 @@ from mdstream.pool import ipc_names
 from mdstream.system import children
 
 _END_WAIT_S = 2.0
-_GUARD = "mdstream.pool.vanished"
+_GUARD = "mdstream.pool.descriptor_patch"
 """Loaded by each server first: it survives a process that was killed while it asked for a child."""
 
 _users = 0

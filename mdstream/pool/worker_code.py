@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 from types import ModuleType
 
 from mdstream.errors import ConfigError
 from mdstream.system import children
+
+log = logging.getLogger(__name__)
 
 
 def _workers() -> ModuleType:
@@ -60,3 +63,20 @@ def compile_kernels(beside: bool = False) -> subprocess.Popen[str] | None:
     stdin = subprocess.PIPE if beside else None
     with children.protect_start():
         return subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)
+
+
+def explain_no_kernels(why: OSError | str) -> str:
+    """Return why there are no compiled decoders: an error of the disk, or the compiler's last line."""
+    if isinstance(why, OSError):
+        return f"no compiled decoders: they cannot be stored on disk: {why.strerror or why}"
+    last = why.strip().rpartition("\n")[2]
+    return f"no compiled decoders: {last}"
+
+
+def warn_of_no_kernels(why: OSError | str) -> None:
+    """Log that the fallback decoder is used, and why."""
+    log.warning(
+        "%s. The fallback decoder is used, which is much slower. If the disk is the reason, set "
+        "NUMBA_CACHE_DIR to a folder of your own with 10 MB of free space",
+        explain_no_kernels(why),
+    )

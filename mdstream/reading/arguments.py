@@ -1,4 +1,4 @@
-"""Arguments of readers, `scan` and backfills: texts, flags, and lists of names."""
+"""Arguments of readers, `scan` and backfills: strings, flags, and lists of names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mdstream.errors import ConfigError
 
-_KINDS: dict[type, str] = {str: "a text", bool: "True or False"}
+_KINDS: dict[type, str] = {str: "a string", bool: "True or False"}
 
 
 def require(kind: type, **given: object) -> None:
@@ -17,14 +17,14 @@ def require(kind: type, **given: object) -> None:
 
 
 def list_symbols(symbols: str | Iterable[str]) -> list[str]:
-    """Return symbols as a list; a single text is one symbol. Raises `ConfigError` if they are not texts."""
+    """Return symbols as a list; a single string is one symbol. Raises `ConfigError` for anything else."""
     return list_names("symbols", "symbol", symbols)
 
 
 def list_names(argument: str, what: str, names: str | Iterable[str]) -> list[str]:
-    """Return the names in an argument as a list; a single text is one name (`what`).
+    """Return the names in an argument as a list; a single string is one name (`what`).
 
-    Raises `ConfigError` if they are not texts.
+    Raises `ConfigError` if they are not strings.
     """
     if isinstance(names, str):
         return [names]

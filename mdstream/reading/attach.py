@@ -24,7 +24,7 @@ from mdstream.frames import rundir
 from mdstream.reading.arguments import list_names, list_symbols, require
 from mdstream.reading.bars import BarLength, build_bars, compare_bars, merge_bars
 from mdstream.reading.chains import keep_expiry
-from mdstream.reading.narrow import FrameArguments, Since, filter_rows, keep_sessions, to_seconds
+from mdstream.reading.filters import FrameArguments, Since, filter_rows, keep_sessions, to_seconds
 from mdstream.reading.open_frames import OpenFrames
 from mdstream.reading.reader import FrameReader
 from mdstream.reading.tail import Tail, TailArguments, TailOptions, Tails, label_rows
@@ -142,11 +142,11 @@ class Attachment:
         `Datetime("ns", "UTC")`, prices Float64, symbols and codes Categorical.
 
         `symbols` keeps the rows of these symbols; of articles, those that name one of them. `since` keeps
-        the rows whose time is not before a moment. It is a datetime with its zone (also as ISO 8601 text),
-        a date (its midnight in UTC), a timedelta before now (also as text: `5m`, `90s`, `1h30m`), or
-        nanoseconds since 1970, if not before 2000. The time is `ts`, of articles `created_at`. `session`
-        keeps the rows of sessions of the market, whatever the data feed: `regular`, `pre`, `post`,
-        `overnight`, or a list of these. Daily bars are in none of them. Each returns a copy.
+        the rows whose time is not before a moment. It is a datetime with its zone (also as a string in ISO
+        8601), a date (its midnight in UTC), a timedelta before now (also as a string: `5m`, `90s`,
+        `1h30m`), or nanoseconds since 1970, if not before 2000. The time is `ts`, of articles
+        `created_at`. `session` keeps the rows of sessions of the market, whatever the data feed: `regular`,
+        `pre`, `post`, `overnight`, or a list of these. Daily bars are in none of them. Each returns a copy.
 
         `tz` is the zone of the times that are returned, and of a `since` without one: "America/New_York", a
         zone of `zoneinfo`, or a fixed offset of whole hours, as `timezone(timedelta(hours=-5))`.
@@ -225,8 +225,9 @@ class Attachment:
         volatility and Greeks, and the times of the last quote, trade and Greeks. Quotes and trades come
         from the stream, Greeks from the last snapshot. Sorted by expiry, strike and right.
 
-        `expiry` is a date, also as text. Raises `UnknownNameError` for an underlying that the run neither
-        follows nor has contracts of, for an expiry of none of its contracts, and if the run has no options.
+        `expiry` is a date, also as a string. Raises `UnknownNameError` for an underlying that the run
+        neither follows nor has contracts of, for an expiry of none of its contracts, and if the run has no
+        options.
         """
         require(str, underlying=underlying)
         for name in self._open.facts.declared_chains:
@@ -335,7 +336,7 @@ class Attachment:
 
             run.sql("select symbol, avg(price) from stocks.trades group by symbol")
 
-        Symbols and codes are texts in the query and in the answer. Raises `UnknownNameError` for a name
+        Symbols and codes are strings in the query and in the answer. Raises `UnknownNameError` for a name
         that is not a frame, and `polars.exceptions` for invalid SQL.
         """
         require(str, query=query)
@@ -343,7 +344,7 @@ class Attachment:
         self._open.check_run()
         known = self._open.known
         frames = {name: self.lazy(name) for name in known if name.lower() in query.lower()}
-        # As texts: SQL cannot search categories, nor join those of two streams.
+        # As strings: SQL cannot search categories, nor join those of two streams.
         plain = {name: frame.with_columns(_CODED.cast(pl.String)) for name, frame in frames.items()}
         try:
             return pl.SQLContext(plain, eager=True).execute(query)
@@ -433,7 +434,7 @@ class Attachment:
 
         Returns at least one row. Without `where`, any new row will do.
 
-        Raises `TimeoutError` after `timeout` (seconds, a timedelta, or text as `5s`; None: never), and
+        Raises `TimeoutError` after `timeout` (seconds, a timedelta, or a string as `5s`; None: never), and
         `NoRunError` if the engine ends before.
         """
         if not isinstance(name, str):

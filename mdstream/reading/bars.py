@@ -54,7 +54,7 @@ class BarLength:
 
     @classmethod
     def parse(cls, text: str) -> BarLength:
-        """Return the length that a text such as `5m` or `1000 trades` means. Raises `ConfigError`."""
+        """Return the length that a string such as `5m` or `1000 trades` means. Raises `ConfigError`."""
         for pattern in (_TIME, _TRADED) if isinstance(text, str) else ():
             if (found := pattern.fullmatch(text.strip())) and 0 < float(found[1]) <= _MAX_COUNT:
                 return cls(float(found[1]), found[2])

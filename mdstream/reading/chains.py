@@ -57,7 +57,7 @@ def build_chains(latest: pl.DataFrame) -> pl.DataFrame:
 
 
 def keep_expiry(chain: pl.DataFrame, underlying: str, expiry: date | str) -> pl.DataFrame:
-    """Return the contracts of a chain that expire on a date, which may be text.
+    """Return the contracts of a chain that expire on a date, which may be a string.
 
     Raises `ConfigError` for what is not a date, and `UnknownNameError` if contracts expire only on others.
     """

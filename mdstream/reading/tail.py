@@ -14,7 +14,7 @@ import polars as pl
 
 from mdstream.errors import ConfigError, LagError, NoRunError
 from mdstream.reading.arguments import require
-from mdstream.reading.narrow import to_seconds
+from mdstream.reading.filters import to_seconds
 from mdstream.reading.reader import FrameReader
 
 

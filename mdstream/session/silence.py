@@ -2,7 +2,7 @@
 
 There are two kinds of limits. The stream's own limits apply to the socket as a whole: any data shows that
 the socket works, and the busiest subscribed channel sets the limit. Only time in which the data feed is
-lively (`sessions.lively_ns`) counts, as silence and as pace; a night between two sessions does not exist.
+active (`sessions.active_ns`) counts, as silence and as pace; a night between two sessions does not exist.
 Limits from the user's settings apply at all hours, each to its channel: the session notices when quotes
 stop although trades still arrive.
 
@@ -54,17 +54,17 @@ class MuteLimits:
 
 
 class Pace:
-    """How long the subscribed symbols are usually silent while the data feed is lively."""
+    """How long the subscribed symbols are usually silent while the data feed is active."""
 
     # Mutable state, written once a second.
     _longest: float
-    """The longest silence that ended with data, in lively seconds."""
+    """The longest silence that ended with data, in seconds in which the data feed was active."""
     _quiet: float
-    """The present silence at the last look, in lively seconds."""
+    """The present silence at the last look, in such seconds."""
     _last_data: float
     """Time of the last data at the last look."""
     _looks: int
-    """Looks that found new data while the data feed was lively."""
+    """Looks that found new data while the data feed was active."""
     _fruitless: int
     """Replaced connections since the last data: a new connection was as silent as the one before."""
 
@@ -76,11 +76,14 @@ class Pace:
         """Note that the present silence is not one of the symbols: the connection is new, or was paused."""
         self._quiet = 0.0
 
-    def observe(self, last_data: float, quiet: float, is_lively: Callable[[], bool]) -> None:
-        """Note the time of the last data and the present silence in lively seconds, about once a second."""
+    def observe(self, last_data: float, quiet: float, is_active: Callable[[], bool]) -> None:
+        """Note the time of the last data and the present silence, about once a second.
+
+        `quiet` has only the seconds in which the data feed was active.
+        """
         if last_data != self._last_data:
             self._last_data = last_data
-            self._looks += is_lively()
+            self._looks += is_active()
             self._fruitless = 0
             self._longest = max(self._longest, self._quiet)
         self._quiet = quiet
@@ -102,16 +105,22 @@ class Silence:
     `rows_of` returns the number of rows received on a channel; None while received data is not decoded yet.
     """
 
-    # Mutable state: time of the last data; for watched channels the number of rows, and since when.
+    last_data: float
+    """Time of the last data, in seconds of the monotonic clock; set by the reader."""
+
+    # Written only here, about once a second.
+    _seen: dict[str, tuple[int | None, float]]
+    """For each watched channel, its number of rows, and since when it has been that."""
+    _pace: Pace
+    _since: float
+    """When the timers were restarted."""
 
     def __init__(self, limits: MuteLimits, rows_of: Callable[[str], int | None]) -> None:
-        self.last_data = 0.0
-        """Time of the last data, in seconds of the monotonic clock; set by the reader."""
+        self.last_data = self._since = 0.0
         self._limits = limits
         self._rows_of = rows_of
-        self._seen: dict[str, tuple[int | None, float]] = {}
+        self._seen = {}
         self._pace = Pace()
-        self._since = 0.0
 
     def restart(self) -> None:
         """Restart all timers: the connection is new, or reading was paused."""
@@ -124,8 +133,8 @@ class Silence:
         limit = self._limits.socket(subscriptions)
         quiet = self._quiet(now)
         if limit:
-            self._pace.observe(self.last_data, quiet, self._is_lively)
-            if quiet > self._pace.limit(limit) and self._is_lively():
+            self._pace.observe(self.last_data, quiet, self._is_active)
+            if quiet > self._pace.limit(limit) and self._is_active():
                 limit = self._pace.limit(limit)
                 self._pace.replace()
                 return f"connected but mute for {limit:g} s"
@@ -142,10 +151,10 @@ class Silence:
         return ""
 
     def _quiet(self, now: float) -> float:
-        """Return the seconds of the present silence in which the data feed was lively."""
+        """Return the seconds of the present silence in which the data feed was active."""
         at = time.time_ns()
         silent = round((now - max(self.last_data, self._since)) * 1e9)
-        return sessions.lively_ns(self._limits.feed, at - silent, at) / 1e9
+        return sessions.active_ns(self._limits.feed, at - silent, at) / 1e9
 
-    def _is_lively(self) -> bool:
-        return sessions.is_lively(self._limits.feed, time.time_ns())
+    def _is_active(self) -> bool:
+        return sessions.is_active(self._limits.feed, time.time_ns())

@@ -34,8 +34,8 @@ from mdstream.venues.alpaca.bodies import SUBSCRIPTION, TYPE, is_control
 from mdstream.venues.alpaca.refusals import THROTTLED, Place, find_rule
 from mdstream.wire.codec import CODECS
 from mdstream.wire.final import raise_if_fatal
-from mdstream.wire.happenings import Note, Ready, Refused, Waiting
 from mdstream.wire.protocol import StreamProtocol
+from mdstream.wire.protocol_events import Note, Ready, Refused, Waiting
 from mdstream.wire.state import State
 from mdstream.wire.subscription import Refusal, Subscriptions
 

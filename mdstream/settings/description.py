@@ -42,7 +42,7 @@ def settings_by_name() -> Mapping[str, Setting]:
 
 
 def _choices(name: str) -> Sequence[str]:
-    """Return the allowed texts of setting `name` by the registry of streams; empty: any text."""
+    """Return the allowed strings of setting `name` by the registry of streams; empty: any string."""
     section, _, key = name.partition(".")
     if section not in STREAMS:
         return ()

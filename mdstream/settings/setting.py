@@ -28,11 +28,11 @@ _KINDS: dict[Any, str] = {
     bool: "yes or no",
     int: "whole number",
     float: "number",
-    str: "text",
-    Literal: "text",
+    str: "string",
+    Literal: "string",
     tuple: "list",
     dict: "table",
-    types.UnionType: "list",  # or a single text
+    types.UnionType: "list",  # or a single string
 }
 
 
@@ -40,8 +40,8 @@ _KINDS: dict[Any, str] = {
 class Setting:
     """One setting.
 
-    `kind` is "yes or no", "whole number", "number", "text", "list" (of texts) or "table" (of numbers, by
-    name).
+    `kind` is "yes or no", "whole number", "number", "string", "list" (of strings) or "table" (of numbers,
+    by name).
     """
 
     name: str
@@ -54,7 +54,7 @@ class Setting:
     least: float | None = None
     most: float | None = None
     choices: tuple[str, ...] = ()
-    """The only allowed texts: the value, the items of a list, or the names in a table."""
+    """The only allowed strings: the value, the items of a list, or the names in a table."""
     schemes: tuple[str, ...] = ()
     """Allowed schemes of an address."""
     is_path: bool = False
@@ -73,7 +73,7 @@ class Setting:
     is_automatic: bool = False
     """Whether a number may be `auto`, whose value is `AUTO`, one below the least."""
     forms: Mapping[type, Callable[[Any], str]] = field(default_factory=dict)
-    """Other types that a text may have in Python, and how each is written."""
+    """Other types that a string may have in Python, and how each is written."""
 
     @property
     def section(self) -> str:
@@ -118,7 +118,7 @@ class Setting:
         value = next((write(value) for form, write in self.forms.items() if isinstance(value, form)), value)
         if self.kind == "list" and isinstance(value, str):
             value = [item.strip() for item in value.split(",") if item.strip()]
-        if self.kind == "text" and self.choices and isinstance(value, str):
+        if self.kind == "string" and self.choices and isinstance(value, str):
             value = next((choice for choice in self.choices if choice == value.lower()), value)
         if self.is_automatic and isinstance(value, str) and value.strip().lower() == _AUTOMATIC:
             return AUTO
@@ -167,7 +167,7 @@ class Setting:
             if number is not None and self.most is not None and number > self.most:
                 return f"{value} is above the maximum of {self.most:.12g}"
         if self.kind == "list":
-            return f"{value!r} is not a list of texts"
+            return f"{value!r} is not a list of strings"
         if self.kind == "table":
             return f"{value!r} is not a table such as {self.example}"
         if self.choices:
@@ -191,7 +191,7 @@ def _number(value: Any) -> float | None:
 def describe(owner: type, choices: Callable[[str], Sequence[str]] = lambda name: ()) -> tuple[Setting, ...]:
     """Return each setting that a struct or a typed dictionary declares, and those of its sections.
 
-    `choices` returns the allowed texts of a setting whose type does not define them.
+    `choices` returns the allowed strings of a setting whose type does not define them.
     """
     return tuple(_settings(owner, "", choices))
 

@@ -20,7 +20,7 @@ _Trade = tuple[Any, str, float, float, bool, bool]
 """Id, exchange, price, size, whether it counts in prices and in volume: a tuple is fast."""
 
 _Key = tuple[str, int]
-"""Symbol, and begin of the minute in ns since 1970."""
+"""Symbol, and beginning of the minute in ns since 1970."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 When = str | date | datetime
-"""A date or a time; text is in ISO 8601, to the nanosecond."""
+"""A date or a time; a string is in ISO 8601, to the nanosecond."""
 
 _END = re.compile(r"\\[zZ]$")
 """End of the patterns of `fnmatch`, which Polars does not understand."""
@@ -44,7 +44,7 @@ def parse_time(value: When, name: str, whole_day: bool = False, zone: tzinfo = U
     value, beyond = _parse_text(value, name) if isinstance(value, str) else TimeText(value)
     if not isinstance(value, date):
         raise ConfigError(
-            f"{name}: {value!r} is not a date or time: give one, or text such as 2026-01-05T14:30:00Z"
+            f"{name}: {value!r} is not a date or time: give one, or a string such as 2026-01-05T14:30:00Z"
         )
     if value.year < 1970:
         raise ConfigError(f"{name}: {value} is before 1970; give a later time")

@@ -32,6 +32,25 @@ def quote_side(side: str, letter: str) -> tuple[Column, Column]:
 PRICE = Column("price", Kind.FLOAT, "p", essential=True)
 SIZE = Column("size", Kind.FLOAT, "s", essential=True)
 
+
+def exchange_trade(kind: Kind) -> tuple[Column, ...]:
+    """Return the columns of a trade on an exchange, with conditions of this kind."""
+    return SYMBOL, TS, PRICE, SIZE, exchange("exchange", "x"), conditions(kind, "trade_conditions")
+
+
+def exchange_quote(kind: Kind) -> tuple[Column, ...]:
+    """Return the columns of a quote with an exchange on each side, with conditions of this kind."""
+    return (
+        SYMBOL,
+        TS,
+        *quote_side("bid", "b"),
+        exchange("bid_exchange", "bx", side_of="bid_price"),
+        *quote_side("ask", "a"),
+        exchange("ask_exchange", "ax", side_of="ask_price"),
+        conditions(kind, "quote_conditions"),
+    )
+
+
 BAR_KINDS = {"b": "minute", "u": "updated", "d": "daily"}
 
 BARS = (

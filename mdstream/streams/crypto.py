@@ -66,9 +66,9 @@ CRYPTO = StreamSpec(
     mute_after_s={"trades": 600.0, "quotes": 60.0, "orderbooks": 60.0, "bars": 180.0},
     always_open=True,
     history=(
-        HistorySpec("trades", "/v1beta3/crypto/{feed}/trades"),
-        HistorySpec("quotes", "/v1beta3/crypto/{feed}/quotes"),
-        HistorySpec("bars", "/v1beta3/crypto/{feed}/bars", bars=True, partition="year"),
+        HistorySpec("trades", "/v1beta3/crypto/{feed}/trades", needs_keys=False),
+        HistorySpec("quotes", "/v1beta3/crypto/{feed}/quotes", needs_keys=False),
+        HistorySpec("bars", "/v1beta3/crypto/{feed}/bars", bars=True, partition="year", needs_keys=False),
     ),
     latest=(last("trade", "trades", TRADE), last("quote", "quotes", QUOTE)),
     bar_rules=BarRules(midpoints="quotes"),

@@ -13,7 +13,7 @@ def datasets() -> list[str]:
 
 
 def require_name(what: str, name: str) -> str:
-    """Return `name`, that of a dataset or frame (`what`). Raises `ConfigError` if it is not a text."""
+    """Return `name`, that of a dataset or frame (`what`). Raises `ConfigError` if it is not a string."""
     if not isinstance(name, str):
         raise ConfigError(f"{what}: {name!r} is not a name, such as 'stocks.trades'")
     return name
@@ -22,7 +22,7 @@ def require_name(what: str, name: str) -> str:
 def resolve_dataset(name: str) -> str:
     """Return the full name of a dataset. If a stream has only one, its own name will do, as `news`.
 
-    Raises `ConfigError` if it is not a text.
+    Raises `ConfigError` if it is not a string.
     """
     require_name("dataset", name)
     every = [each for each in datasets() if each.startswith(f"{name}.")]

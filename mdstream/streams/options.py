@@ -7,42 +7,14 @@ from collections.abc import Sequence
 from datetime import date
 
 from mdstream.streams.bar_rules import BarRules
-from mdstream.streams.column_sets import (
-    PRICE,
-    SIZE,
-    TS,
-    bars_channel,
-    conditions,
-    exchange,
-    last,
-    quote_side,
-    snapshot,
-)
+from mdstream.streams.column_sets import bars_channel, exchange_quote, exchange_trade, last, snapshot
 from mdstream.streams.rest_spec import Chain, Fetch, HistorySpec
-from mdstream.streams.spec import RECV_TS, SYMBOL, Aspect, Channel, Column, Kind, StreamSpec
+from mdstream.streams.spec import RECV_TS, Aspect, Channel, Column, Kind, StreamSpec
 from mdstream.venues.alpaca.endpoints import CONTRACTS_PATH
 from mdstream.venues.alpaca.limits import OPTION_SYMBOLS
 
-_TRADE = (
-    SYMBOL,
-    TS,
-    PRICE,
-    SIZE,
-    exchange("exchange", "x"),
-    conditions(Kind.CODE, "trade_conditions"),
-    RECV_TS,
-)
-
-_QUOTE = (
-    SYMBOL,
-    TS,
-    *quote_side("bid", "b"),
-    exchange("bid_exchange", "bx", side_of="bid_price"),
-    *quote_side("ask", "a"),
-    exchange("ask_exchange", "ax", side_of="ask_price"),
-    conditions(Kind.CODE, "quote_conditions"),
-    RECV_TS,
-)
+_TRADE = (*exchange_trade(Kind.CODE), RECV_TS)
+_QUOTE = (*exchange_quote(Kind.CODE), RECV_TS)
 
 _GREEKS = (
     Column("implied_volatility", Kind.FLOAT, "impliedVolatility"),

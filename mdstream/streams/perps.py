@@ -2,7 +2,7 @@
 
 Sources: Alpaca's OpenAPI specification 1.1 (2026-06) and its Go client, for paths, symbols and pricing. The
 specification has only the latest records. History is not documented: its paths follow those of spot pairs,
-as in the Go client.
+as in the Go client, and it is taken to need keys.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class HistorySpec:
     store is partitioned by `date` or `year` (`partition`). Without a timeframe, a shard of a year spans
     `shard_days`. With `everything`, a request without symbols returns the rows of all symbols. With
     `mapped`, a request may name the day as of which symbols are meant (`asof`). With `sparse`, most shards
-    are empty, so that an empty one is no sign of a gap.
+    are empty, so that an empty one is no sign of a gap. Without `needs_keys`, the service documents that it
+    serves this history without keys.
     """
 
     channel: str
@@ -81,3 +82,4 @@ class HistorySpec:
     everything: bool = False
     mapped: bool = False
     sparse: bool = False
+    needs_keys: bool = True

@@ -4,32 +4,21 @@ from __future__ import annotations
 
 from mdstream.streams.bar_rules import BarRules
 from mdstream.streams.column_sets import (
-    PRICE,
     QUOTE_IDENTITY,
-    SIZE,
     TAPE,
     TS,
     bars_channel,
     conditions,
     exchange,
+    exchange_quote,
+    exchange_trade,
     last,
-    quote_side,
     snapshot,
 )
 from mdstream.streams.rest_spec import Fetch, HistorySpec
 from mdstream.streams.spec import RECV_TS, SYMBOL, Channel, Column, Kind, StreamSpec
 
-_TRADE = (
-    SYMBOL,
-    TS,
-    PRICE,
-    SIZE,
-    exchange("exchange", "x"),
-    conditions(Kind.CONDITIONS, "trade_conditions"),
-    TAPE,
-    Column("id", Kind.UINT, "i"),
-    RECV_TS,
-)
+_TRADE = (*exchange_trade(Kind.CONDITIONS), TAPE, Column("id", Kind.UINT, "i"), RECV_TS)
 
 _UPDATE = Column("update", Kind.CODE, "u", dictionary="trade_updates")
 """Only history has it, of trades that are not valid. Known marks: `canceled`; `incorrect` (replaced by a
@@ -41,17 +30,7 @@ _TRADE_IDENTITY = ("symbol", "ts", "exchange", "id", "price", "size")
 trades of one symbol may have the same id and time, but then differ in price or size.
 """
 
-_QUOTE = (
-    SYMBOL,
-    TS,
-    *quote_side("bid", "b"),
-    exchange("bid_exchange", "bx", side_of="bid_price"),
-    *quote_side("ask", "a"),
-    exchange("ask_exchange", "ax", side_of="ask_price"),
-    conditions(Kind.CONDITIONS, "quote_conditions"),
-    TAPE,
-    RECV_TS,
-)
+_QUOTE = (*exchange_quote(Kind.CONDITIONS), TAPE, RECV_TS)
 
 _QUOTE_IDENTITY = (*QUOTE_IDENTITY, "bid_exchange", "ask_exchange")
 

@@ -15,7 +15,7 @@ def why_no_symbol(name: str) -> str:
     if not name:
         return "the symbol is empty"
     if strange := _STRANGE.search(name):
-        return f"{name!r} is not a symbol: none has {strange[0]!r} (several are a list, or A,B as text)"
+        return f"{name!r} is not a symbol: none has {strange[0]!r} (several are a list, or A,B as a string)"
     if name != name.upper():
         return f"{name!r} is not a symbol: symbols are in capitals, as {name.upper()}"
     return ""

@@ -2,8 +2,8 @@
 
     child ─► bounded queue ─► thread ─► pipe ─► as much as has arrived ─► whole messages ─► owner
 
-The owner takes what the pipe holds, and keeps the begin of a message until the rest arrives. A child that
-is stopped in the middle of a message, or sends a very long one, does not hold it up.
+The owner takes what the pipe holds, and keeps the beginning of a message until the rest arrives. A child
+that is stopped in the middle of a message, or sends a very long one, does not hold it up.
 """
 
 from __future__ import annotations

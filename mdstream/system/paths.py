@@ -42,7 +42,9 @@ def why_no_store(store: object) -> str:
     if isinstance(store, str) and _OBJECT_STORE.fullmatch(store):
         return ""
     if _ADDRESS.match(str(store)):
-        return f"{str(store)!r} is not the address of an object store; write s3://bucket/prefix, as text"
+        return (
+            f"{str(store)!r} is not the address of an object store; write s3://bucket/prefix, as a string"
+        )
     return why_unusable(store)
 
 

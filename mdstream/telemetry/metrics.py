@@ -155,7 +155,8 @@ _CONNECTION = (
         "subscriptions_lost",
         "subscriptions",
         LIVE,
-        "Those of `subscriptions_refused` in whose place others, or they, were streamed before.",
+        "Subscriptions that were streamed before and are refused now: at most the number by which "
+        "`subscriptions` is below its highest value.",
     ),
     Gauge(
         "subscriptions_most",

@@ -32,7 +32,7 @@ from mdstream.venues.alpaca import auth, bodies
 from mdstream.venues.alpaca.refusals import RefusalKind, Rule
 from mdstream.wire.codec import Codec
 from mdstream.wire.final import final, find_error
-from mdstream.wire.happenings import Happening, Note, Ready, Refused, Waiting
+from mdstream.wire.protocol_events import Note, ProtocolEvent, Ready, Refused, Waiting
 from mdstream.wire.state import Event, State, follow
 from mdstream.wire.subscription import OMITTED, Refusal, Request, Subscriptions, requests
 
@@ -135,13 +135,13 @@ class StreamProtocol:
 
     # -- called by the session, in order of time
 
-    def receive(self, payload: bytes, now: float) -> list[Happening]:
+    def receive(self, payload: bytes, now: float) -> list[ProtocolEvent]:
         """Handle a control payload."""
         return self.receive_messages(self._codec.decode(payload), now)
 
-    def receive_messages(self, messages: Iterable[dict[str, Any]], now: float) -> list[Happening]:
+    def receive_messages(self, messages: Iterable[dict[str, Any]], now: float) -> list[ProtocolEvent]:
         """Handle decoded control messages."""
-        happened: list[Happening] = []
+        happened: list[ProtocolEvent] = []
         for message in messages:
             kind = message.get(bodies.TYPE)
             if kind == bodies.SUCCESS:
@@ -169,7 +169,7 @@ class StreamProtocol:
             times.append(self._again_at)
         return min((t for t in times if t is not None), default=None)
 
-    def tick(self, now: float) -> list[Happening]:
+    def tick(self, now: float) -> list[ProtocolEvent]:
         """Handle timers. Raises `ServerError` when an answer is overdue and no data came instead."""
         if self._outstanding is not None:
             self._note_rows(self._outstanding)
@@ -189,7 +189,7 @@ class StreamProtocol:
             return self._do_without_answer(self._outstanding, now)
         return []
 
-    def change(self, now: float) -> list[Happening]:
+    def change(self, now: float) -> list[ProtocolEvent]:
         """Request the changes after the caller changed the wanted subscriptions."""
         if self.state is State.STREAMING:
             self._queue_changes()
@@ -200,7 +200,7 @@ class StreamProtocol:
 
     # -- greeting and authentication
 
-    def _succeed(self, text: str, now: float) -> list[Happening]:
+    def _succeed(self, text: str, now: float) -> list[ProtocolEvent]:
         if text == bodies.CONNECTED and self.state is State.OPENING:
             self._follow(Event.CONNECTED)
             if self._headers_sent:
@@ -218,7 +218,7 @@ class StreamProtocol:
         self._deadline = now + ANSWER_WAIT_S
         self._send(auth.message(self._credentials.key_id, self._credentials.secret_key))
 
-    def _on_authenticated(self, now: float) -> list[Happening]:
+    def _on_authenticated(self, now: float) -> list[ProtocolEvent]:
         self._auth_at = None
         self._auth_attempts = 0
         self._follow(Event.AUTHENTICATED)
@@ -233,7 +233,7 @@ class StreamProtocol:
         missing = self.subscriptions.find_missing()
         self._queue.extend(requests("subscribe", missing, self.subscriptions.comes_first))
 
-    def _next_request(self, now: float) -> list[Happening]:
+    def _next_request(self, now: float) -> list[ProtocolEvent]:
         if not self._queue:
             self._queue_changes()  # changes since the last request
         if not self._queue:
@@ -244,7 +244,7 @@ class StreamProtocol:
         self._send(request.message())
         return []
 
-    def _complete(self, now: float) -> list[Happening]:
+    def _complete(self, now: float) -> list[ProtocolEvent]:
         """All requests are answered. Nothing is reported if they were repeated in vain."""
         self._follow(Event.ACKNOWLEDGED)
         was_in_vain, self._is_repeat = self._is_repeat, False
@@ -252,7 +252,7 @@ class StreamProtocol:
             self._again_at = now + self.subscriptions.pause_before_again(self._again_attempts)
         return [] if was_in_vain else [Ready()]
 
-    def _ask_again(self, now: float) -> list[Happening]:
+    def _ask_again(self, now: float) -> list[ProtocolEvent]:
         """Request what is refused for now."""
         self._again_at = None
         self._again_attempts += 1
@@ -264,7 +264,7 @@ class StreamProtocol:
         self._follow(Event.CHANGED)
         return self._next_request(now)
 
-    def _acknowledge(self, message: dict[str, Any], now: float) -> list[Happening]:
+    def _acknowledge(self, message: dict[str, Any], now: float) -> list[ProtocolEvent]:
         if not self.subscriptions.can_read(message):
             return []  # as if it had not come
         self._update(message)
@@ -293,7 +293,7 @@ class StreamProtocol:
             if outstanding.rows.get(channel) is None:
                 outstanding.rows[channel] = self._rows_of(channel)
 
-    def _do_without_answer(self, outstanding: _Outstanding, now: float) -> list[Happening]:
+    def _do_without_answer(self, outstanding: _Outstanding, now: float) -> list[ProtocolEvent]:
         """Continue if data of a subscribed channel came since the request; otherwise raise `ServerError`.
 
         If it is of a channel of the request, the request counts as served, as far as is known. If it is of
@@ -311,7 +311,7 @@ class StreamProtocol:
         if not flowing and not was_in_order:
             raise ServerError(f"no answer to a subscription within {ANSWER_WAIT_S:.0f} s")
         self._outstanding = None
-        happened: list[Happening] = []
+        happened: list[ProtocolEvent] = []
         if flowing and not self._does_without:
             self._does_without = True
             happened.append(Note(_DOES_WITHOUT))
@@ -323,12 +323,12 @@ class StreamProtocol:
             self._update(subscriptions.with_request(request))
         return happened + self._next_request(now)
 
-    def _settle(self, now: float) -> list[Happening]:
+    def _settle(self, now: float) -> list[ProtocolEvent]:
         """Refuse what the last acknowledgement lacks, because no other one followed."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
         subscriptions = self.subscriptions
-        happened: list[Happening] = []
+        happened: list[ProtocolEvent] = []
         if request.action == "subscribe":
             lost = [
                 Refusal(channel, symbol, OMITTED)
@@ -342,7 +342,7 @@ class StreamProtocol:
             subscriptions.drop(request)
         return happened + self._next_request(now)
 
-    def _refuse(self, refusals: list[Refusal], is_for_now: bool) -> list[Happening]:
+    def _refuse(self, refusals: list[Refusal], is_for_now: bool) -> list[ProtocolEvent]:
         """Note refusals of what is still wanted. Those of what was served before are for now, too."""
         granted, refuse = self.subscriptions.granted, self.subscriptions.refuse
         wanted = self.subscriptions.wanted
@@ -352,7 +352,7 @@ class StreamProtocol:
 
     # -- errors
 
-    def _fail(self, message: dict[str, Any], now: float) -> list[Happening]:
+    def _fail(self, message: dict[str, Any], now: float) -> list[ProtocolEvent]:
         """Handle an error. Its text is in what happened, or in what is raised, or in a note of its own."""
         rule, code, text = find_error(message)
         reason = rule.say(code, text) if rule else text
@@ -369,13 +369,13 @@ class StreamProtocol:
         self._shown.add(reason)
         return happened
 
-    def _fail_for_good(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+    def _fail_for_good(self, rule: Rule, code: int, text: str, now: float) -> list[ProtocolEvent]:
         raise final(rule, code, text)
 
-    def _reconnect(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+    def _reconnect(self, rule: Rule, code: int, text: str, now: float) -> list[ProtocolEvent]:
         raise ServerError(rule.say(code, text), code)
 
-    def _retry_authentication(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+    def _retry_authentication(self, rule: Rule, code: int, text: str, now: float) -> list[ProtocolEvent]:
         """Authenticate again on the same socket later: another connection has the account's place."""
         if self.state is not State.AUTHENTICATING:
             raise ServerError(f"{text} ({code})", code)
@@ -387,7 +387,7 @@ class StreamProtocol:
         self._follow(Event.REFUSED_FOR_NOW)
         return [Waiting(f"{text} ({code}); authenticating again in {pause:.1f} s")]
 
-    def _on_unauthenticated(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+    def _on_unauthenticated(self, rule: Rule, code: int, text: str, now: float) -> list[ProtocolEvent]:
         """Authenticate again: we are not authenticated yet, or no longer."""
         if self.state is State.OPENING:
             return [Note(f"{text} ({code}) before the greeting")]
@@ -401,19 +401,19 @@ class StreamProtocol:
             self._authenticate(now)
         return [Waiting(f"{text} ({code}); authenticating again")]
 
-    def _on_authenticated_twice(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+    def _on_authenticated_twice(self, rule: Rule, code: int, text: str, now: float) -> list[ProtocolEvent]:
         """Continue: both header and message authenticated us."""
         if self.state is State.AUTHENTICATING:
             return self._on_authenticated(now)
         return []
 
-    def _reduce(self, rule: Rule, code: int, text: str, now: float) -> list[Happening]:
+    def _reduce(self, rule: Rule, code: int, text: str, now: float) -> list[ProtocolEvent]:
         """Cut the outstanding request, because a part of it is at fault."""
         if self._outstanding is None:
             return [Note(f"{text} ({code}) without a request of ours")]
         return self._cut_request(rule.say(code, text), now, rule.before)
 
-    def _cut_request(self, reason: str, now: float, kind: RefusalKind | None = None) -> list[Happening]:
+    def _cut_request(self, reason: str, now: float, kind: RefusalKind | None = None) -> list[ProtocolEvent]:
         """Cut the outstanding request if that may help; otherwise refuse it."""
         assert self._outstanding is not None
         request, self._outstanding = self._outstanding.request, None
@@ -452,7 +452,7 @@ class StreamProtocol:
         self.state = follow(self.state, event)
 
 
-_Answer = Callable[[StreamProtocol, Rule, int, str, float], list[Happening]]
+_Answer = Callable[[StreamProtocol, Rule, int, str, float], list[ProtocolEvent]]
 
 _ANSWERS: dict[RefusalKind, _Answer] = {
     RefusalKind.SYMBOL: StreamProtocol._reduce,

@@ -25,7 +25,7 @@ from mdstream.pool import ipc_names
 from tests.history.service import Query, Refusal, serve
 from tests.running import HANGING_S
 
-RANGE = ("--start", "2026-01-05", "--end", "2026-01-05T06:00:00Z")
+START, END = "2026-01-05", "2026-01-05T06:00:00Z"
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 CLEAN = {"APCA_API_KEY_ID": "k", "APCA_API_SECRET_KEY": "s"}
 FILE = "[backfill]\nconcurrency = 11\nworkers = 1\nbudget_per_minute = 3\n[fetch]\nbudget_per_minute = 9\n"
@@ -51,13 +51,16 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[BackfillSettings]:
     return found
 
 
-def command(store: Path, *flags: str, **environ: str) -> Any:
+def command(store: Path, *flags: str, start: str = START, end: str = END, **environ: str) -> Any:
     arguments = [
         "backfill",
         "stocks.trades",
         "--symbols",
         "AAPL,MSFT",
-        *RANGE,
+        "--start",
+        start,
+        "--end",
+        end,
         "--store",
         str(store),
         *flags,
@@ -108,10 +111,12 @@ def test_the_function_has_the_same_settings_as_the_command(
 @pytest.mark.parametrize("name", ["BACKFILL", "FETCH"])
 def test_an_estimate_is_made_at_the_budget_that_is_set(name: str, tmp_path: Path) -> None:
     environ = {f"MDSTREAM_{name}__BUDGET_PER_MINUTE": "5"}
-    week = ("--dry-run", "--end", "2026-01-12")
-    done = command(tmp_path, *week, **environ)
+    done = command(tmp_path, "--dry-run", end="2026-01-12", **environ)
     assert "12 shards to fetch: at least 12 requests, 84.0 s at 5 requests/min" in done.stdout
-    assert json.loads(command(tmp_path, *week, "--json", **environ).stdout)["seconds"] == 84.0
+    assert (
+        json.loads(command(tmp_path, "--dry-run", "--json", end="2026-01-12", **environ).stdout)["seconds"]
+        == 84.0
+    )
 
 
 def test_a_limit_of_the_section_is_that_of_the_flag(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ def test_without_a_flag_the_data_feed_is_that_of_the_settings(
 
 
 def test_a_closed_day_is_reported_as_such(tmp_path: Path) -> None:
-    done = command(tmp_path, "--dry-run", "--start", "2026-01-03", "--end", "2026-01-04")
+    done = command(tmp_path, "--dry-run", start="2026-01-03", end="2026-01-04")
     assert "nothing to fetch, iex has no session in this range" in done.stdout
 
 
@@ -193,7 +198,18 @@ def test_while_requests_fail_the_progress_shows_tries_and_when_the_next_one_is(t
         return {"trades": {query["symbols"]: []}, "next_page_token": None}
 
     code = "import mdstream.cli.backfill_view as b; b._LINE_EVERY_S = 0.1\nfrom mdstream.cli import main; main()"
-    arguments = ["backfill", "stocks.trades", "--symbols", "AAPL", *RANGE, "--store", str(tmp_path / "s")]
+    arguments = [
+        "backfill",
+        "stocks.trades",
+        "--symbols",
+        "AAPL",
+        "--start",
+        START,
+        "--end",
+        END,
+        "--store",
+        str(tmp_path / "s"),
+    ]
     with serve(answer) as service:
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments, "--data-url", service.url, "--workers", "0"],

@@ -154,3 +154,21 @@ def test_options_with_several_values_and_switches_may_be_repeated() -> None:
     assert done.exit_code == 2
     assert "given 2 times" not in done.output
     assert "none" in done.output
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_one_kind_of_placeholder(name: str) -> None:
+    for parameter in COMMANDS[name].params:
+        if not getattr(parameter, "is_flag", False):
+            assert parameter.metavar, f"{name} {parameter.name}: the help would show the type"
+            assert parameter.metavar != "TEXT", f"{name} {parameter.name}: say what it is"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_only_what_a_file_may_switch_on_can_be_switched_off(name: str) -> None:
+    settings = {each.flag for each in run_settings()}
+    for parameter in COMMANDS[name].params:
+        if getattr(parameter, "is_flag", False):
+            [flag] = parameter.opts
+            negative = [flag.replace("--", "--no-", 1)] if flag in settings else []
+            assert parameter.secondary_opts == negative, f"{name} {flag}"

@@ -61,5 +61,5 @@ def test_a_folder_that_cannot_be_written_is_an_error_in_one_line(
     with _start(tmp_path, "precompile") as process:
         _, errors = process.communicate(timeout=HANGING_S)
     assert process.returncode == Exit.STREAM_FAILED
-    assert errors.startswith("mdstream: the decoders cannot be stored on disk: ")
+    assert errors.startswith("mdstream: no compiled decoders: they cannot be stored on disk: ")
     assert errors.count("\n") == 1

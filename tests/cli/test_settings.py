@@ -73,9 +73,9 @@ def test_keys_are_never_shown() -> None:
 
 
 @pytest.mark.parametrize("value", [123, ["hidden"]])
-def test_a_key_that_is_not_a_text_is_refused_without_it(value: object) -> None:
+def test_a_key_that_is_not_a_string_is_refused_without_it(value: object) -> None:
     with pytest.raises(
-        Exception, match=r"settings: credentials\.key_id: the value is not a text"
+        Exception, match=r"settings: credentials\.key_id: the value is not a string"
     ) as caught:
         from_mapping({"credentials": {"key_id": value}})
     assert str(value) not in str(caught.value)

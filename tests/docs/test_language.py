@@ -3,7 +3,7 @@
 Words: log lines, errors and docstrings do not use the words that the style sheet replaces.
 Text in code quotes is not checked: `tell()` of a file is a term. `ALLOWED` has the permitted number of
 offenders per folder, which may only decrease. `python -m tests.docs.test_language` prints the current
-numbers. Width: Markdown is wrapped.
+numbers. Width: Markdown is wrapped. Length: a sentence of README and docs has at most `LONGEST` words.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 from tests.docs.documents import DOCUMENTS, PAGES, ROOT
 
 WIDTH = 120
+LONGEST = 30
 
 BANNED = {
     r"told|tells?\b|telling": "report, notify, say",
@@ -126,6 +127,42 @@ def test_markdown_is_wrapped(path: Path) -> None:
         bare = re.sub(r"\]\([^)]*\)", "]", line)
         wide = len(bare) > WIDTH and not inside and not line.startswith(("|", "**"))  # tables, their titles
         assert not wide, f"{path.name}:{number} has {len(bare)} characters"
+
+
+_BLOCKS = re.compile(r"^```.*?^```$|<!--.*?-->", re.MULTILINE | re.DOTALL)
+_TABLES_AND_HEADINGS = re.compile(r"^\s*[|#].*$", re.MULTILINE)
+_ITEM = re.compile(r"\n\s*\n|^\s*(?:[-*]|\d+\.)\s+", re.MULTILINE)
+_END = re.compile(r"(?<=[.!?])[*)\"]*\s+")
+
+
+def read_sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a page, without code blocks, tables and headings. Code is one word."""
+    for item in _ITEM.split(_TABLES_AND_HEADINGS.sub("", _BLOCKS.sub("\n\n", text))):
+        plain = _QUOTED.sub("code", re.sub(r"\]\([^)]*\)", "]", item))
+        yield from _END.split(" ".join(plain.split()))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_sentences_of_pages_are_short(path: Path) -> None:
+    long = {
+        sentence: words
+        for sentence in read_sentences(path.read_text(encoding="utf-8"))
+        if (words := len(re.findall(r"\S*\w\S*", sentence))) > LONGEST
+    }
+    assert not long, f"divide what has more than {LONGEST} words"
+
+
+def test_a_sentence_ends_at_its_full_stop_and_code_is_one_word() -> None:
+    page = (
+        "# A title\n\nOne `two three`. Four\nfive.\n- **Six.** Seven\n- eight\n\n| a | b |\n```\nx y\n```\n"
+    )
+    assert list(filter(None, read_sentences(page))) == [
+        "One code.",
+        "Four five.",
+        "**Six.",
+        "Seven",
+        "eight",
+    ]
 
 
 def main() -> None:

@@ -77,14 +77,14 @@ print(run.run)
 def test_symbols_are_lists_and_no_text(tmp_path: Path) -> None:
     with simulator("--rate", "10") as sim:
         with engine(settings(sim, tmp_path, streams=["crypto"])) as running:
-            with pytest.raises(ConfigError, match="lists of names, not a single text"):
+            with pytest.raises(ConfigError, match="lists of names, not a single string"):
                 running.subscribe("crypto", "DOGE/USD")
             with pytest.raises(ConfigError, match="no channel 'nonsense'"):
                 running.subscribe("crypto", ["DOGE/USD"], ["nonsense"])
             with pytest.raises(ConfigError, match="'news' is not one of"):
                 running.unsubscribe("news", ["AAPL"])
             wrong: list[tuple[Any, Any, Any, str]] = [
-                (None, ["DOGE/USD"], (), "stream: None is not a text"),
+                (None, ["DOGE/USD"], (), "stream: None is not a string"),
                 ("crypto", None, (), "symbols: None is neither a symbol nor a list of symbols"),
                 ("crypto", b"x", (), "symbols: b'x' is neither a symbol nor"),
                 ("crypto", ["DOGE/USD"], 5, "channels: 5 is neither a channel nor a list of channels"),

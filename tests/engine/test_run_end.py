@@ -45,11 +45,15 @@ def test_what_a_feed_left_is_counted_once_and_its_memory_is_free(directory: RunD
     for payload in (b"[1]", b"[2,3]"):
         slab.append(payload, PayloadKind.JSON, 0)
     slab.seal()
+    incomplete = [slabs_path(directory.path) / name for name in ("stocks-0.result", "stocks-1")]
+    for path in incomplete:
+        path.touch()
     assert run_end.has_leftovers(directory.path, feed)
+    assert all(path.exists() for path in incomplete), "looking changes nothing"
     run_end.settle_leftovers(directory.path, feed)
     assert feed.state["payloads_received"] == 2
     assert feed.state["bytes_received"] == 8
-    assert not slab.path.exists()
+    assert not any(path.exists() for path in (slab.path, *incomplete))
     assert not run_end.has_leftovers(directory.path, feed)
 
 

@@ -26,7 +26,7 @@ from tests.forking import get_fork_context
 from tests.piping import Payload, Rig, fingerprint, rig
 from tests.running import HANGING_S, until
 from workers.direct import Direct
-from workers.kernels import book
+from workers.kernels import address_table
 
 COUNT = 3000
 KILLED_COUNT = 4000
@@ -133,7 +133,7 @@ def test_a_payload_that_came_alone_and_is_half_done_is_committed_once(
         real = BarFrames._publish
 
         def fail_once(self: BarFrames, *given: Any) -> None:
-            if not failures and direct._words[book.ALONE]:
+            if not failures and direct._words[address_table.ALONE]:
                 failures.append(1)
                 raise NoSpaceError("a frame", 2, 1)
             real(self, *given)

@@ -215,7 +215,7 @@ def test_a_pattern_that_matches_nothing_is_reported(sim: RunningSimulator) -> No
 
 
 def test_a_pattern_without_a_service_to_ask_is_reported() -> None:
-    with pytest.raises(ConfigError, match="a pattern that the service has to look up"):
+    with pytest.raises(ConfigError, match=r"'A\*', a pattern .* needs keys: set APCA"):
         config = from_mapping({})
         asyncio.run(resolve_symbols("stocks.trades", ["A*"], "2026-01-05", config.backfill_settings))
 

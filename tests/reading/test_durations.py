@@ -14,7 +14,7 @@ import mdstream
 from mdstream.errors import ConfigError
 from mdstream.frames.rundir import RunDirectory
 from mdstream.frames.writer import Limits
-from mdstream.reading.narrow import to_seconds
+from mdstream.reading.filters import to_seconds
 from tests.reading.test_reading import Market
 
 WRONG = [

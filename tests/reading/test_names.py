@@ -342,10 +342,10 @@ def test_an_argument_that_must_be_a_text_is_an_error_of_one_sentence(market: Mar
     run = market.run
     looks = {"symbol": run.book, "underlying": run.chain, "stream": run.bars, "query": run.sql}
     for name, look in looks.items():
-        with pytest.raises(ConfigError, match=rf"^{name}: .* is not a text$"):
+        with pytest.raises(ConfigError, match=rf"^{name}: .* is not a string$"):
             look(value)
     for look in (run.latest, run.compare_bars):
-        with pytest.raises(ConfigError, match=r"^stream: .* is not a text$"):
+        with pytest.raises(ConfigError, match=r"^stream: .* is not a string$"):
             look(value)
 
 

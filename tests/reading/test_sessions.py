@@ -18,7 +18,7 @@ from mdstream.frames.rundir import RunDirectory, dictionary_path, frame_path
 from mdstream.frames.writer import FrameWriter, Limits
 from mdstream.handoff.columns import ColumnData
 from mdstream.reading.attach import Attachment, attach
-from mdstream.reading.narrow import keep_sessions
+from mdstream.reading.filters import keep_sessions
 from mdstream.streams.spec import PayloadKind
 from tests.reading.test_reading import TRADES
 from tests.store.test_catalogue import record

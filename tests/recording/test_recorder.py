@@ -467,7 +467,7 @@ def test_a_full_disk_is_reported_corrupts_nothing_and_recording_goes_on(
 # -- the engine
 
 
-def start_engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
+def start_engine(tmp_path: Path, *more: str, workers: str = "0") -> subprocess.Popen[bytes]:
     command = [
         "mdstream",
         "run",
@@ -475,7 +475,7 @@ def start_engine(tmp_path: Path, *more: str) -> subprocess.Popen[bytes]:
         "--streams",
         "stocks,crypto",
         "--workers",
-        "0",
+        workers,
         "--record",
         "--store",
         str(tmp_path / "store"),
@@ -533,7 +533,7 @@ def test_at_a_hundred_random_moments(tmp_path: Path, seed: int) -> None:
 
 def kill_and_compare(tmp_path: Path, victim: str, after_s: float) -> None:
     """Kill a part of a recording engine some time after its start, and compare the store."""
-    process = start_engine(tmp_path, *(("--workers", "1") if victim == "feed's worker" else ()))
+    process = start_engine(tmp_path, workers="1" if victim == "feed's worker" else "0")
     try:
         run = until(lambda: next(iter(rundir.list_runs(tmp_path)), None))
         until(lambda: (reported := recorder_state.read(run)) and reported.rows > 500)

@@ -41,7 +41,7 @@ def stream_for(
     return replaced
 
 
-def make_lively(watch: Silence) -> float:
+def make_active(watch: Silence) -> float:
     """Let the watch see data each second; return the time after it."""
     watch.restart()
     start = watch._since
@@ -57,7 +57,7 @@ def at(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
 
 def test_any_data_shows_that_the_socket_is_alive_and_the_most_talkative_channel_decides() -> None:
     watch = Silence(OWN, lambda channel: 0)
-    now = make_lively(watch)
+    now = make_active(watch)
     assert not watch.find_fault(now + 59, subscribe("trades", "quotes"))
     assert not watch.find_fault(now + 61, subscribe("trades"))
     assert not watch.find_fault(now + 1e6, subscribe("news"))
@@ -137,24 +137,24 @@ def test_a_symbol_that_hardly_trades_costs_few_connections(monkeypatch: pytest.M
         ("test", "2026-11-21T22:00", True),
     ],
 )
-def test_silence_counts_in_the_lively_hours_of_the_data_feed(
+def test_silence_counts_in_the_active_hours_of_the_data_feed(
     feed: str, moment: str, replaced: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at(monkeypatch, moment)
     watch = Silence(MuteLimits.of(STREAMS["stocks"], {}, feed), lambda channel: 0)
-    now = make_lively(watch)
+    now = make_active(watch)
     assert bool(watch.find_fault(now + 100, subscribe("quotes"))) is replaced
 
 
 @pytest.mark.cases("S9")
 def test_connections_that_bring_no_data_either_are_replaced_more_and_more_rarely() -> None:
     watch = Silence(OWN, lambda channel: 0)
-    now = make_lively(watch)
+    now = make_active(watch)
     watch.last_data = now
     replaced = stream_for(watch, 20_000, 10**9, now, subscribe("quotes"))
     assert 60 < replaced[0] <= 62
     assert 5 <= len(replaced) <= 10
-    lost = make_lively(watch)
+    lost = make_active(watch)
     assert watch.find_fault(lost + 61, subscribe("quotes")), "data makes the limit the usual one again"
 
 
@@ -164,12 +164,12 @@ def test_the_silence_of_the_night_does_not_make_the_day_patient(monkeypatch: pyt
     watch.restart()
     assert not stream_for(watch, 10_000, 900, watch._since, subscribe("quotes"))
     at(monkeypatch, "2026-11-20T12:00")
-    now = make_lively(watch)
+    now = make_active(watch)
     assert watch.find_fault(now + 61, subscribe("quotes"))
 
 
 DAY, NIGHT = ("16:00", "13:00", "09:30"), ("04:00", "04:00", "20:00")
-"""When a feed ceases to be lively, on a half day too, and when it begins."""
+"""When a feed ceases to be active, on a half day too, and when it begins."""
 MARKETS = {
     "iex": DAY,
     "sip": DAY,
@@ -190,7 +190,7 @@ BREAKS = {
 
 
 def _list_breaks() -> Iterator[Any]:
-    """Each time in which a data feed is not lively: its first second, and the first one after it."""
+    """Each time in which a data feed is not active: its first second, and the first one after it."""
     for feed, (close, half, opens) in MARKETS.items():
         for name, (last, first, is_half) in BREAKS.items():
             if opens == "20:00":  # the night before a trading day
@@ -275,7 +275,7 @@ def test_data_of_closed_hours_does_not_make_the_pace_known(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("moment", ["2026-12-02T03:00", "2026-11-21T12:00", "2026-12-25T12:00"])
 @pytest.mark.parametrize("feed", ALWAYS_OPEN)
-def test_what_is_always_open_is_lively_at_all_hours(
+def test_what_is_always_open_is_active_at_all_hours(
     feed: str, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = datetime.fromisoformat(moment).replace(tzinfo=NEW_YORK).timestamp()

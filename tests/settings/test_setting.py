@@ -20,7 +20,7 @@ SOURCES = ("file", "environment", "command line")
 SERVED = [s for s in describe_settings() if s.section not in STREAMS.keys() - set(Config().streams)]
 """Settings of the default streams: a flag for any other stream is refused for that reason."""
 NUMBERS = [s for s in SERVED if s.kind in ("number", "whole number")]
-CHOSEN = [s for s in SERVED if s.choices and s.kind in ("text", "list")]
+CHOSEN = [s for s in SERVED if s.choices and s.kind in ("string", "list")]
 
 
 def load_value(source: str, each: Setting, value: Any) -> tuple[Config, dict[str, str]]:
@@ -78,7 +78,7 @@ def test_a_number_beyond_its_limits_is_refused_from_anywhere(data: Any, each: Se
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("each", CHOSEN, ids=lambda s: s.name)
 def test_a_text_that_is_not_among_the_choices_is_refused_from_anywhere(each: Setting, source: str) -> None:
-    value = "magic" if each.kind == "text" else ["magic"]
+    value = "magic" if each.kind == "string" else ["magic"]
     with pytest.raises(ConfigError, match=f"{each.name}: 'magic' is not one of {each.choices[0]}"):
         load_value(source, each, value)
 
@@ -132,7 +132,7 @@ def test_any_group_is_filled_with_the_same_errors() -> None:
         ({"size": 10}, "here: size: 10 is above the maximum of 9"),
         ({"size": 2.5}, r"here: size: 2.5 is not a whole number \(2 to 9\)"),
         ({"size": True}, "here: size: True is not a whole number"),
-        ({"names": 3}, "here: names: 3 is not a list of texts"),
+        ({"names": 3}, "here: names: 3 is not a list of strings"),
         ({"sise": 3}, "here: unknown setting sise; did you mean 'size'"),
     ):
         with pytest.raises(ConfigError, match=said):

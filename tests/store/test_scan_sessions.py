@@ -12,7 +12,7 @@ import mdstream
 from mdstream.cli.app import app
 from mdstream.errors import ConfigError, UnknownNameError
 from mdstream.handoff.rejects import RejectRow
-from mdstream.reading.narrow import keep_sessions
+from mdstream.reading.filters import keep_sessions
 from mdstream.store.query import parse_time
 from mdstream.store.rejects import RejectFile
 from tests.history.service import bar, fill, serve

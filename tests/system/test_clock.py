@@ -30,7 +30,7 @@ DATA = {
     "mdstream/history/filing.py": "names of files",
     "mdstream/history/ledger.py": "the times of requests, which are stored",
     "mdstream/history/plan.py": "ages of empty shards",
-    "mdstream/reading/narrow.py": "rows since a time",
+    "mdstream/reading/filters.py": "rows since a time",
     "mdstream/session/budget.py": "a time that the service names",
     "mdstream/session/fetch.py": "a time in a request",
     "mdstream/session/rest.py": "a time that the service names",
@@ -166,7 +166,7 @@ def test_a_timeout_does_not_count_time_in_which_the_process_was_stopped(
     place=st.integers(0, 21),
 )
 def test_ages_are_right_wherever_the_wall_clock_is_set(gaps: list[int], step: int, place: int) -> None:
-    true = np.cumsum([0, *gaps])  # of the begin, then of each payload
+    true = np.cumsum([0, *gaps])  # of the beginning, then of each payload
     wall = true + 1_700_000_000 * SECOND
     wall[place:] += step * SECOND
     moved = step * SECOND  # set before the batch was submitted

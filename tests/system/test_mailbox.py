@@ -85,7 +85,7 @@ def test_an_owner_does_not_wait_for_a_child_that_is_stopped_in_the_middle_of_a_m
     child = get_fork_context().Process(target=send_much, args=(theirs,))  # type: ignore[attr-defined]
     child.start()
     inbox = Inbox(ours)
-    until(lambda: ours.poll(0), "the begin of the message")
+    until(lambda: ours.poll(0), "the beginning of the message")
     os.kill(child.pid or 0, signal.SIGSTOP)
     begun = time.monotonic()
     for _ in range(100):

@@ -39,7 +39,7 @@ def test_a_setting_that_is_a_path_is_empty_only_if_that_is_its_default(each: Set
 def test_each_setting_that_is_about_a_file_or_folder_is_declared_as_a_path() -> None:
     words = ("folder", "file ", "pem ", "recorded day")
     named = [*describe_settings(), *describe(SimulatorSettings)]
-    texts = [each for each in named if each.kind == "text" and not each.choices]
+    texts = [each for each in named if each.kind == "string" and not each.choices]
     found = {each.name for each in texts if each.description.lower().startswith(words)}
     assert found == {each.name for each in PATHS}
 

@@ -14,8 +14,8 @@ from mdstream.cli.tail import _escape_texts
 from mdstream.config import Credentials
 from mdstream.errors import CredentialsError, MdstreamError, ServerError
 from mdstream.wire.codec import CODECS
-from mdstream.wire.happenings import Note
 from mdstream.wire.protocol import StreamProtocol
+from mdstream.wire.protocol_events import Note
 from mdstream.wire.subscription import Subscriptions
 
 KEYS = Credentials(key_id="PKTESTKEYOFMASKING01", secret_key="secretOfMaskingSecretOfMasking0123456789")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdstream.errors import ConfigError
-from mdstream.reading.narrow import to_nanoseconds
+from mdstream.reading.filters import to_nanoseconds
 from mdstream.store.query import parse_time
 from mdstream.text.times import TimeText, parse_time_text, to_ns
 

@@ -13,8 +13,8 @@ from mdstream.config import Credentials
 from mdstream.errors import CredentialsError, ServerError
 from mdstream.venues.alpaca.refusals import STREAM_TEXTS
 from mdstream.wire.codec import CODECS
-from mdstream.wire.happenings import Note, Ready, Refused, Waiting
 from mdstream.wire.protocol import ANSWER_WAIT_S, HEADER_AUTH_WAIT_S, SETTLE_S, StreamProtocol
+from mdstream.wire.protocol_events import Note, Ready, Refused, Waiting
 from mdstream.wire.state import State
 from mdstream.wire.subscription import AGAIN_S, AGAIN_SOON_S, Subscriptions
 

@@ -50,11 +50,13 @@ class Effect(IntEnum):
 class Effects:
     """Looks up the effect of trades by their conditions and tapes, with a cache."""
 
-    # The mutable state: the cache, indexed by code + 1 of conditions and tape; index 0 means no code.
+    # Written by `of_rows` only.
+    known: npt.NDArray[np.uint8]
+    """The cache, indexed by code + 1 of conditions and tape; index 0 means no code."""
 
     def __init__(self, rules: BarRules) -> None:
         self._rules = rules
-        self.known: npt.NDArray[np.uint8] = np.full((_MOST, TAPES), UNKNOWN, np.uint8)
+        self.known = np.full((_MOST, TAPES), UNKNOWN, np.uint8)
 
     def of(self, conditions: Any, tape: str | None) -> Effect:
         """Return the effect of a trade with `conditions` (a list, or one text) on `tape`."""

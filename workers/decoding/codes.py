@@ -38,13 +38,16 @@ def places_of(positions: Iterable[Position]) -> list[Place]:
 class BatchCodes:
     """Assigns the codes of one batch. `known` returns the codes of a dictionary by name."""
 
-    # The mutable state: dictionary → new texts, each with its first occurrence (place of the row, item of a
-    # list, column); whether a dictionary had no room.
+    # Written by `admit` only.
+    overflowed: bool
+    """Whether a dictionary had no room."""
+    _noted: dict[str, dict[str, tuple[Place, int, int]]]
+    """Dictionary → new texts, each with its first occurrence: place of the row, item of a list, column."""
 
     def __init__(self, known: Callable[[str], Mapping[str, int]]) -> None:
         self.overflowed = False
         self._known = known
-        self._noted: dict[str, dict[str, tuple[Place, int, int]]] = {}
+        self._noted = {}
 
     def admit(self, channel: Channel, coded: Coded, places: list[Place]) -> None:
         """Note new texts. Raises `UnfitError`, and notes none, if one does not fit."""

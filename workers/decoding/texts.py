@@ -27,11 +27,28 @@ class TextTable:
     knows the text by its bytes.
     """
 
-    # The mutable state: owners, arrays that kernels read, texts by number, texts without a code.
+    texts: list[str | None]
+    """The texts by number."""
+    _columns: list[Column]
+    """A column of each owner."""
+    _used: int
+    """Bytes of `pool` that are taken."""
+    _uncoded: set[int]
+    """Numbers of the texts that have no code yet."""
+
+    # Arrays that kernels read (`kernels.texts`); written here and by `insert`.
+    keys: npt.NDArray[np.uint64]
+    slots: npt.NDArray[np.int32]
+    starts: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int64]
+    codes: npt.NDArray[np.int64]
+    blanks: npt.NDArray[np.uint8]
+    pool: npt.NDArray[np.uint8]
 
     def __init__(self, parse: Callable[[bytes], Any]) -> None:
         self._parse = parse
-        self._columns: list[Column] = []
+        self._columns = []
         self.clear()
 
     def owner(self, column: Column) -> int:
@@ -44,17 +61,17 @@ class TextTable:
 
     def clear(self) -> None:
         """Drop every text."""
-        self.keys: npt.NDArray[np.uint64] = np.zeros(256, np.uint64)
-        self.slots: npt.NDArray[np.int32] = np.full(256, -1, np.int32)
-        self.starts: npt.NDArray[np.int64] = np.zeros(128, np.int64)
-        self.sizes: npt.NDArray[np.int64] = np.zeros(128, np.int64)
-        self.owners: npt.NDArray[np.int64] = np.zeros(128, np.int64)
-        self.codes: npt.NDArray[np.int64] = np.zeros(128, np.int64)
-        self.blanks: npt.NDArray[np.uint8] = np.zeros(128, np.uint8)
-        self.pool: npt.NDArray[np.uint8] = np.zeros(4096, np.uint8)
-        self.texts: list[str | None] = []
+        self.keys = np.zeros(256, np.uint64)
+        self.slots = np.full(256, -1, np.int32)
+        self.starts = np.zeros(128, np.int64)
+        self.sizes = np.zeros(128, np.int64)
+        self.owners = np.zeros(128, np.int64)
+        self.codes = np.zeros(128, np.int64)
+        self.blanks = np.zeros(128, np.uint8)
+        self.pool = np.zeros(4096, np.uint8)
+        self.texts = []
         self._used = 0
-        self._uncoded: set[int] = set()
+        self._uncoded = set()
 
     def refresh(self, known: Callable[[str], Mapping[str, int]]) -> None:
         """Load new codes of known texts; `known` returns the codes of a dictionary."""

@@ -9,7 +9,7 @@ codes, values in their usual form, room in every chunk. If anything is not, it r
 batch takes the usual way (`workers.job`), which writes the same rows to the same places. Until all checks
 have passed, only memory behind the last row changes, and no bit of it that the usual way does not set.
 
-The kernels find their arrays in a book (`kernels.book`).
+The kernels find their arrays in an address table (`kernels.address_table`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mdstream.frames.head import APPLIED, PENDING, WORDS
 from mdstream.frames.head import ROWS as ROWS_WORD
 from mdstream.handoff.slab import ENTRY, HEADER_BYTES
 from mdstream.streams.spec import Mark, PayloadKind
-from workers.kernels import book as b
+from workers.kernels import address_table as t
 from workers.kernels import columns as plans
 from workers.kernels import keys, match_json, match_msgpack, ops, values_json, values_msgpack
 from workers.kernels.columns import COUNTS_WIDTH, PLAN_WIDTH, SCRATCH_ARRAYS, TARGETS_WIDTH
@@ -78,13 +78,13 @@ _TICK = int.from_bytes(Mark.TICK.value, "little")
 
 
 @called
-def _begin(book: Any, kind: int) -> bool:
+def _begin(table: Any, kind: int) -> bool:
     """Read the table of the slab; return whether all payloads are plain ones of `kind`, or ticks."""
-    slab = raw(b.buffer(book))
-    offsets, lengths, received = raw(b.offsets(book)), raw(b.lengths(book)), raw(b.received(book))
-    verdicts, messages = raw(b.verdicts(book)), raw(b.messages(book))
+    slab = raw(t.buffer(table))
+    offsets, lengths, received = raw(t.offsets(table)), raw(t.lengths(table)), raw(t.received(table))
+    verdicts, messages = raw(t.verdicts(table)), raw(t.messages(table))
     total, ticks = 0, 0
-    for payload in range(book[b.PAYLOADS]):
+    for payload in range(table[t.PAYLOADS]):
         entry = HEADER_BYTES + payload * _ENTRY_BYTES
         its_kind = as_uint16(slab, entry + ENTRY_KIND)[0]
         offsets[payload] = as_int64(slab, entry + ENTRY_OFFSET)[0]
@@ -96,40 +96,40 @@ def _begin(book: Any, kind: int) -> bool:
             total += lengths[payload]
         elif its_kind == _MARK and lengths[payload] == 4 and as_uint32(slab, offsets[payload])[0] == _TICK:
             verdicts[payload] = ops.OTHER
-            b.ticks(book)[ticks] = payload
+            t.ticks(table)[ticks] = payload
             ticks += 1
         else:
             return False
-    book[b.BYTES], book[b.TICKS] = total, ticks
-    b.rows(book)[:] = 0
-    b.before(book)[:] = 0
-    at = b.at(book)
+    table[t.BYTES], table[t.TICKS] = total, ticks
+    t.rows(table)[:] = 0
+    t.before(table)[:] = 0
+    at = t.at(table)
     at[:] = 0
     at[ops.AT_BYTE] = at[ops.AT_AFTER] = -1
     return True
 
 
 @called
-def _are_matched(book: Any) -> bool:
+def _are_matched(table: Any) -> bool:
     """Return whether every payload was followed to its end, and all rows find room."""
-    verdicts, channels = b.verdicts(book), b.channels(book)
-    for payload in range(book[b.PAYLOADS]):
+    verdicts, channels = t.verdicts(table), t.channels(table)
+    for payload in range(table[t.PAYLOADS]):
         if verdicts[payload] == ops.FELL_BACK:
             return False
-    rows = b.rows(book)
+    rows = t.rows(table)
     for number in range(len(rows)):
         count = rows[number]
         word = number * CHANNEL_WIDTH
         if count and (count > MOST_ROWS or count > channels[word + LEFT]):
             return False
-    corrections, cancels = book[b.CORRECTIONS], book[b.CANCELS]
+    corrections, cancels = table[t.CORRECTIONS], table[t.CANCELS]
     return (corrections < 0 or not rows[corrections]) and (cancels < 0 or not rows[cancels])
 
 
 @called
-def _aim(book: Any, number: int) -> None:
+def _aim(table: Any, number: int) -> None:
     """Set the targets of a channel's columns: the ends of their buffers."""
-    channels, columns, targets = b.channels(book), b.columns(book), b.targets(book)
+    channels, columns, targets = t.channels(table), t.columns(table), t.targets(table)
     word = number * CHANNEL_WIDTH
     base, at = channels[word + BASE], channels[word + AT]
     for column in range(base, base + channels[word + COLUMNS]):
@@ -143,41 +143,41 @@ def _make_decode(convert: Any) -> Any:
     """Return what follows a match, for one codec."""
 
     @called
-    def decode(book: Any) -> bool:
+    def decode(table: Any) -> bool:
         """Convert the values of all channels; return whether all are regular."""
-        rows, channels, columns = b.rows(book), b.channels(book), b.columns(book)
-        counts = b.counts(book)
+        rows, channels, columns = t.rows(table), t.channels(table), t.columns(table)
+        counts = t.counts(table)
         for number in range(len(rows)):
             count = rows[number]
             if not count:
                 continue
-            _aim(book, number)
+            _aim(table, number)
             word = number * CHANNEL_WIDTH
             base, width = channels[word + BASE], channels[word + COLUMNS]
             convert(
-                raw(b.buffer(book)),
-                raw(b.spans(book)),
-                book[b.ROOM],
+                raw(t.buffer(table)),
+                raw(t.spans(table)),
+                table[t.ROOM],
                 count,
-                raw(b.row_payload(book)[number * book[b.ROOM] :]),
-                raw(b.received(book)),
-                raw(b.plans(book)[base * PLAN_WIDTH :]),
+                raw(t.row_payload(table)[number * table[t.ROOM] :]),
+                raw(t.received(table)),
+                raw(t.plans(table)[base * PLAN_WIDTH :]),
                 width,
-                raw(b.bytes_at(channels[word + ADDRESS], channels[word + SIZE])),
+                raw(t.bytes_at(channels[word + ADDRESS], channels[word + SIZE])),
                 0,
-                raw(b.targets(book)[base * TARGETS_WIDTH :]),
-                raw(b.scratch(book)[base * SCRATCH_ARRAYS * MOST_ROWS :]),
-                raw(b.keys(book)),
-                raw(b.slots(book)),
-                len(b.slots(book)) - 1,
-                raw(b.starts(book)),
-                raw(b.sizes(book)),
-                raw(b.owners(book)),
-                raw(b.pool(book)),
-                raw(b.codes(book)),
-                raw(b.blanks(book)),
-                raw(b.leftover(book)),
-                raw(b.numbers(book)),
+                raw(t.targets(table)[base * TARGETS_WIDTH :]),
+                raw(t.scratch(table)[base * SCRATCH_ARRAYS * MOST_ROWS :]),
+                raw(t.keys(table)),
+                raw(t.slots(table)),
+                len(t.slots(table)) - 1,
+                raw(t.starts(table)),
+                raw(t.sizes(table)),
+                raw(t.owners(table)),
+                raw(t.pool(table)),
+                raw(t.codes(table)),
+                raw(t.blanks(table)),
+                raw(t.leftover(table)),
+                raw(t.numbers(table)),
                 raw(counts[base * COUNTS_WIDTH :]),
             )
             for column in range(base, base + width):
@@ -192,87 +192,87 @@ def _make_decode(convert: Any) -> Any:
 
 
 @called
-def _has_room(book: Any) -> bool:
+def _has_room(table: Any) -> bool:
     """Return whether the keyed frame has a row for every symbol; note how many rows it needs."""
-    channels, rows = b.channels(book), b.rows(book)
+    channels, rows = t.channels(table), t.rows(table)
     needed = np.int64(0)
     for number in range(len(rows)):
         if rows[number] and channels[number * CHANNEL_WIDTH + NEWEST_BY] >= 0:
-            area, place = values_at(book, number, 0)
+            area, place = values_at(table, number, 0)
             symbols = as_uint32(area, place)
             for row in range(rows[number]):
                 needed = max(needed, np.int64(symbols[row]) + 1)
-    book[b.LATEST_ROWS] = needed
-    return needed <= book[b.LATEST_ROOM]
+    table[t.LATEST_ROWS] = needed
+    return needed <= table[t.LATEST_ROOM]
 
 
 @called
-def _write_bits(book: Any) -> None:
+def _write_bits(table: Any) -> None:
     """Write null bits and booleans, which share bytes with rows of other batches; count the messages."""
-    channels, columns, rows = b.channels(book), b.columns(book), b.rows(book)
-    counts = b.counts(book)
+    channels, columns, rows = t.channels(table), t.columns(table), t.rows(table)
+    counts = t.counts(table)
     for number in range(len(rows)):
         count, word = rows[number], number * CHANNEL_WIDTH
         if not count:
             continue
         base, width, at = channels[word + BASE], channels[word + COLUMNS], channels[word + AT]
-        area = raw(b.bytes_at(channels[word + ADDRESS], channels[word + SIZE]))
+        area = raw(t.bytes_at(channels[word + ADDRESS], channels[word + SIZE]))
         nulls = np.int64(0)
         for column in range(width):
             place = (base + column) * COLUMN_WIDTH
             if columns[place + WIDTH] == 0:
-                values, bits = bools_of(book, number, column), as_uint8(area, columns[place + VALUES])
+                values, bits = bools_of(table, number, column), as_uint8(area, columns[place + VALUES])
                 for row in range(count):
                     if values[row]:
                         bits[(at + row) >> 3] |= np.uint8(1 << ((at + row) & 7))
             if counts[(base + column) * COUNTS_WIDTH + plans.MISSING] and columns[place + VALIDITY] >= 0:
                 nulls |= np.int64(1) << column
-                mask = mask_of(book, number, column)
+                mask = mask_of(table, number, column)
                 bits = as_uint8(area, columns[place + VALIDITY])
                 for row in range(count):
                     if not mask[row]:
                         bits[(at + row) >> 3] &= np.uint8(255 ^ (1 << ((at + row) & 7)))
         channels[word + NULLS] = nulls
-    slab, messages = raw(b.buffer(book)), b.messages(book)
+    slab, messages = raw(t.buffer(table)), t.messages(table)
     total = np.int64(0)
-    for payload in range(book[b.PAYLOADS]):
+    for payload in range(table[t.PAYLOADS]):
         entry = HEADER_BYTES + payload * _ENTRY_BYTES + ENTRY_MESSAGES
         as_uint32(slab, entry)[0] = messages[payload]
         total += messages[payload]
-    book[b.MESSAGES] = total
+    table[t.MESSAGES] = total
 
 
 @called
-def _publish(book: Any) -> None:
+def _publish(table: Any) -> None:
     """Publish the rows of all channels, as `Head.publish`: a reader never sees a row before its values."""
-    channels, rows, sequence = b.channels(book), b.rows(book), np.uint64(book[b.SEQUENCE])
-    b.fence()
+    channels, rows, sequence = t.channels(table), t.rows(table), np.uint64(table[t.SEQUENCE])
+    t.fence()
     for number in range(len(rows)):
         word = number * CHANNEL_WIDTH
         if not rows[number]:
             continue
-        head = as_uint64(raw(b.bytes_at(channels[word + HEAD], _HEAD_BYTES)), 0)
+        head = as_uint64(raw(t.bytes_at(channels[word + HEAD], _HEAD_BYTES)), 0)
         head[channels[word + NULLS_WORD]] |= np.uint64(channels[word + NULLS])
         total = np.uint64(channels[word + START] + channels[word + AT] + rows[number])
         head[PENDING] = total
-        b.fence()  # the other way round, a kill in between would make the batch look applied
+        t.fence()  # the other way round, a kill in between would make the batch look applied
         head[APPLIED] = sequence
-        b.fence()
+        t.fence()
         head[ROWS_WORD] = total
 
 
 @called
-def _finish(book: Any, out: Any) -> int:
+def _finish(table: Any, out: Any) -> int:
     """Commit the batch if everything in it is usual."""
-    if not _has_room(book) or not have_room(book) or not fold(book, out):
+    if not _has_room(table) or not have_room(table) or not fold(table, out):
         return IRREGULAR
-    _write_bits(book)
-    _publish(book)
-    update_latest(book)
-    update_books(book)
-    if join(book, out):
+    _write_bits(table)
+    _publish(table)
+    update_latest(table)
+    update_books(table)
+    if join(table, out):
         return BARS
-    count_batch(book)
+    count_batch(table)
     return COMMITTED
 
 
@@ -281,93 +281,93 @@ _decode_msgpack = _make_decode(values_msgpack.convert_raw)
 
 
 @called
-def _follow_json(book: Any) -> bool:
+def _follow_json(table: Any) -> bool:
     """Find the values of all payloads of a slab of JSON, and convert them; return whether all are usual."""
-    if not _begin(book, _JSON):
+    if not _begin(table, _JSON):
         return False
-    payloads = book[b.PAYLOADS]
-    offsets, lengths, window = b.offsets(book)[:payloads], b.lengths(book)[:payloads], b.window(book)
+    payloads = table[t.PAYLOADS]
+    offsets, lengths, window = t.offsets(table)[:payloads], t.lengths(table)[:payloads], t.window(table)
     window[keys.NEXT] = window[keys.COUNT] = window[keys.CURSOR] = 0
     window[keys.LIMIT] = offsets[payloads - 1] + lengths[payloads - 1]
     why = match_json.match(
-        b.buffer(book),
+        t.buffer(table),
         offsets,
         lengths,
-        b.verdicts(book),
-        b.messages(book),
-        b.words(book),
-        b.steps(book),
-        b.items(book),
-        b.layouts(book),
-        book[b.KNOWN],
-        b.spans(book),
-        book[b.ROOM],
-        b.row_payload(book),
-        b.row_message(book),
-        b.rows(book),
-        b.before(book),
-        b.at(book),
-        b.entries(book),
+        t.verdicts(table),
+        t.messages(table),
+        t.words(table),
+        t.steps(table),
+        t.items(table),
+        t.layouts(table),
+        table[t.KNOWN],
+        t.spans(table),
+        table[t.ROOM],
+        t.row_payload(table),
+        t.row_message(table),
+        t.rows(table),
+        t.before(table),
+        t.at(table),
+        t.entries(table),
         window,
     )
-    return why == ops.DONE and _are_matched(book) and _decode_json(book)
+    return why == ops.DONE and _are_matched(table) and _decode_json(table)
 
 
 @called
-def _follow_msgpack(book: Any) -> bool:
+def _follow_msgpack(table: Any) -> bool:
     """Find and convert the values of all payloads of a slab of msgpack, as `_follow_json`."""
-    if not _begin(book, _MSGPACK):
+    if not _begin(table, _MSGPACK):
         return False
-    payloads = book[b.PAYLOADS]
+    payloads = table[t.PAYLOADS]
     why = match_msgpack.match(
-        b.buffer(book),
-        b.offsets(book)[:payloads],
-        b.lengths(book)[:payloads],
-        b.verdicts(book),
-        b.messages(book),
-        b.words(book),
-        b.steps(book),
-        b.items(book),
-        b.layouts(book),
-        book[b.KNOWN],
-        b.spans(book),
-        book[b.ROOM],
-        b.row_payload(book),
-        b.row_message(book),
-        b.rows(book),
-        b.before(book),
-        b.at(book),
+        t.buffer(table),
+        t.offsets(table)[:payloads],
+        t.lengths(table)[:payloads],
+        t.verdicts(table),
+        t.messages(table),
+        t.words(table),
+        t.steps(table),
+        t.items(table),
+        t.layouts(table),
+        table[t.KNOWN],
+        t.spans(table),
+        table[t.ROOM],
+        t.row_payload(table),
+        t.row_message(table),
+        t.rows(table),
+        t.before(table),
+        t.at(table),
     )
-    return why == ops.DONE and _are_matched(book) and _decode_msgpack(book)
+    return why == ops.DONE and _are_matched(table) and _decode_msgpack(table)
 
 
 @called
-def _start(book: Any, payload: Any, kind: int) -> bool:
+def _start(table: Any, payload: Any, kind: int) -> bool:
     """Begin a batch: note the time, and put a payload that came alone into the slab."""
-    if not book[b.PAYLOADS] or (b.logged(book)[0] + 1) * LOG_WIDTH > len(b.log(book)):
+    if not table[t.PAYLOADS] or (t.logged(table)[0] + 1) * LOG_WIDTH > len(t.log(table)):
         return False
-    book[b.CPU], book[b.START] = b.time_ns(book, b.THREAD_CPU), b.time_ns(book, b.MONOTONIC)
-    if book[b.ALONE]:
-        put(book, payload, kind)
+    table[t.CPU], table[t.START] = t.time_ns(table, t.THREAD_CPU), t.time_ns(table, t.MONOTONIC)
+    if table[t.ALONE]:
+        put(table, payload, kind)
     return True
 
 
 @kernel
-def commit_json(book: Any, out: Any, payload: Any) -> int:
+def commit_json(table: Any, out: Any, payload: Any) -> int:
     """Commit a batch of JSON; `out` takes its partials. Return `COMMITTED`, `BARS` or `IRREGULAR`.
 
     `payload` is empty, or one that came alone: then it is the batch.
     """
-    if not _start(book, payload, _JSON):
+    if not _start(table, payload, _JSON):
         return IRREGULAR
-    outcome = _finish(book, out) if _follow_json(book) else IRREGULAR
-    return outcome if outcome != IRREGULAR else refuse(book, payload)
+    outcome = _finish(table, out) if _follow_json(table) else IRREGULAR
+    return outcome if outcome != IRREGULAR else refuse(table, payload)
 
 
 @kernel
-def commit_msgpack(book: Any, out: Any, payload: Any) -> int:
+def commit_msgpack(table: Any, out: Any, payload: Any) -> int:
     """Commit a batch of msgpack, as `commit_json`."""
-    if not _start(book, payload, _MSGPACK):
+    if not _start(table, payload, _MSGPACK):
         return IRREGULAR
-    outcome = _finish(book, out) if _follow_msgpack(book) else IRREGULAR
-    return outcome if outcome != IRREGULAR else refuse(book, payload)
+    outcome = _finish(table, out) if _follow_msgpack(table) else IRREGULAR
+    return outcome if outcome != IRREGULAR else refuse(table, payload)

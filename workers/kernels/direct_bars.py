@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from workers.kernels import address_table as t
 from workers.kernels import bar_table, partials
-from workers.kernels import book as b
 from workers.kernels import columns as plans
 from workers.kernels.columns import PLAN_WIDTH
 from workers.kernels.compiling import called, inlined
@@ -25,174 +25,175 @@ _LAST = np.int64((1 << 63) - 1)
 
 
 @called
-def _add_trade(book: Any, row: int, event: int) -> bool:
+def _add_trade(table: Any, row: int, event: int) -> bool:
     """Add a trade to the events; return whether its effect is known."""
-    number = book[b.TRADES]
-    trade = b.trade(book)
-    area, symbols = values_at(book, number, trade[SYMBOL])
-    _, times = values_at(book, number, trade[TIME])
-    _, prices = values_at(book, number, trade[PRICE])
-    _, volumes = values_at(book, number, trade[VOLUME])
-    _, receipts = values_at(book, number, trade[RECEIPT])
+    number = table[t.TRADES]
+    trade = t.trade(table)
+    area, symbols = values_at(table, number, trade[SYMBOL])
+    _, times = values_at(table, number, trade[TIME])
+    _, prices = values_at(table, number, trade[PRICE])
+    _, volumes = values_at(table, number, trade[VOLUME])
+    _, receipts = values_at(table, number, trade[RECEIPT])
     effect = np.int64(partials.ALL)
     if trade[CONDITIONS] >= 0:
         conditions, tape = np.int64(0), np.int64(0)
-        if not missing_in(book, number, trade[CONDITIONS]) or mask_of(book, number, trade[CONDITIONS])[row]:
-            _, place = values_at(book, number, trade[CONDITIONS])
+        column = trade[CONDITIONS]
+        if not missing_in(table, number, column) or mask_of(table, number, column)[row]:
+            _, place = values_at(table, number, column)
             conditions = np.int64(as_uint16(area, place)[row]) + 1
         if trade[TAPE] >= 0 and (
-            not missing_in(book, number, trade[TAPE]) or mask_of(book, number, trade[TAPE])[row]
+            not missing_in(table, number, trade[TAPE]) or mask_of(table, number, trade[TAPE])[row]
         ):
-            _, place = values_at(book, number, trade[TAPE])
+            _, place = values_at(table, number, trade[TAPE])
             tape = np.int64(as_uint16(area, place)[row]) + 1
-        effects = b.effects(book)
+        effects = t.effects(table)
         if tape >= TAPES or conditions * TAPES + tape >= len(effects):
             return False
         effect = np.int64(effects[conditions * TAPES + tape])
         if effect == UNKNOWN:
             return False
     if trade[MARK] >= 0:
-        lacking = missing_in(book, number, trade[MARK])
-        if lacking == 0 or mask_of(book, number, trade[MARK])[row]:
+        lacking = missing_in(table, number, trade[MARK])
+        if lacking == 0 or mask_of(table, number, trade[MARK])[row]:
             return False
     for column in (trade[PRICE], trade[VOLUME]):
-        if missing_in(book, number, column) and not mask_of(book, number, column)[row]:
+        if missing_in(table, number, column) and not mask_of(table, number, column)[row]:
             effect = np.int64(partials.NOTHING)
-    b.symbols(book)[event] = as_uint32(area, symbols)[row]
-    b.times(book)[event] = as_int64(area, times)[row]
-    b.prices(book)[event] = as_float64(area, prices)[row]
-    kind = b.plans(book)[(_base(book, number) + trade[VOLUME]) * PLAN_WIDTH + plans.KIND]
+    t.symbols(table)[event] = as_uint32(area, symbols)[row]
+    t.times(table)[event] = as_int64(area, times)[row]
+    t.prices(table)[event] = as_float64(area, prices)[row]
+    kind = t.plans(table)[(_base(table, number) + trade[VOLUME]) * PLAN_WIDTH + plans.KIND]
     if kind == plans.FLOAT:
-        b.volumes(book)[event] = as_float64(area, volumes)[row]
+        t.volumes(table)[event] = as_float64(area, volumes)[row]
     elif kind == plans.INT:
-        b.volumes(book)[event] = np.float64(as_int64(area, volumes)[row])
+        t.volumes(table)[event] = np.float64(as_int64(area, volumes)[row])
     else:
-        b.volumes(book)[event] = np.float64(as_uint64(area, volumes)[row])
-    b.kinds(book)[event] = effect
-    b.receipts(book)[event] = as_int64(area, receipts)[row]
+        t.volumes(table)[event] = np.float64(as_uint64(area, volumes)[row])
+    t.kinds(table)[event] = effect
+    t.receipts(table)[event] = as_int64(area, receipts)[row]
     return True
 
 
 @called
-def _add_quote(book: Any, row: int, event: int) -> None:
+def _add_quote(table: Any, row: int, event: int) -> None:
     """Add the midpoint of a quote to the events."""
-    number = book[b.MIDPOINTS]
-    quote = b.quote(book)
-    area, symbols = values_at(book, number, quote[SYMBOL])
-    _, times = values_at(book, number, quote[TIME])
-    _, bids = values_at(book, number, quote[BID])
-    _, asks = values_at(book, number, quote[ASK])
-    _, receipts = values_at(book, number, quote[RECEIPT])
+    number = table[t.MIDPOINTS]
+    quote = t.quote(table)
+    area, symbols = values_at(table, number, quote[SYMBOL])
+    _, times = values_at(table, number, quote[TIME])
+    _, bids = values_at(table, number, quote[BID])
+    _, asks = values_at(table, number, quote[ASK])
+    _, receipts = values_at(table, number, quote[RECEIPT])
     effect = np.int64(partials.MIDPOINT)
     for column in (quote[BID], quote[ASK]):
-        if missing_in(book, number, column) and not mask_of(book, number, column)[row]:
+        if missing_in(table, number, column) and not mask_of(table, number, column)[row]:
             effect = np.int64(partials.NOTHING)
-    b.symbols(book)[event] = as_uint32(area, symbols)[row]
-    b.times(book)[event] = as_int64(area, times)[row]
-    b.prices(book)[event] = (as_float64(area, bids)[row] + as_float64(area, asks)[row]) / 2
-    b.volumes(book)[event] = 0.0
-    b.kinds(book)[event] = effect
-    b.receipts(book)[event] = as_int64(area, receipts)[row]
+    t.symbols(table)[event] = as_uint32(area, symbols)[row]
+    t.times(table)[event] = as_int64(area, times)[row]
+    t.prices(table)[event] = (as_float64(area, bids)[row] + as_float64(area, asks)[row]) / 2
+    t.volumes(table)[event] = 0.0
+    t.kinds(table)[event] = effect
+    t.receipts(table)[event] = as_int64(area, receipts)[row]
 
 
 @called
-def _add_tick(book: Any, payload: int, event: int) -> None:
+def _add_tick(table: Any, payload: int, event: int) -> None:
     """Add a tick to the events."""
-    received = b.received(book)[payload]
-    b.symbols(book)[event] = 0
-    b.times(book)[event] = b.receipts(book)[event] = received
-    b.prices(book)[event] = b.volumes(book)[event] = 0.0
-    b.kinds(book)[event] = partials.TICK
+    received = t.received(table)[payload]
+    t.symbols(table)[event] = 0
+    t.times(table)[event] = t.receipts(table)[event] = received
+    t.prices(table)[event] = t.volumes(table)[event] = 0.0
+    t.kinds(table)[event] = partials.TICK
 
 
 @inlined
-def _base(book: Any, number: int) -> int:
-    return b.channels(book)[number * CHANNEL_WIDTH + BASE]
+def _base(table: Any, number: int) -> int:
+    return t.channels(table)[number * CHANNEL_WIDTH + BASE]
 
 
 @inlined
-def _order(book: Any, number: int, row: int) -> int:
+def _order(table: Any, number: int, row: int) -> int:
     """Return a number by which rows of all channels are in the order of receipt."""
-    place = number * book[b.ROOM] + row
-    return np.int64(b.row_payload(book)[place]) << 32 | np.int64(b.row_message(book)[place])
+    place = number * table[t.ROOM] + row
+    return np.int64(t.row_payload(table)[place]) << 32 | np.int64(t.row_message(table)[place])
 
 
 @called
-def fold(book: Any, out: Any) -> bool:
+def fold(table: Any, out: Any) -> bool:
     """Fold trades, midpoints and ticks to partials in `out`; return whether all are usual."""
-    rows = b.rows(book)
-    book[b.PARTIALS] = 0
-    trades = rows[book[b.TRADES]] if book[b.TRADES] >= 0 else np.int64(0)
-    quotes = rows[book[b.MIDPOINTS]] if book[b.MIDPOINTS] >= 0 else np.int64(0)
-    ticks = book[b.TICKS]
+    rows = t.rows(table)
+    table[t.PARTIALS] = 0
+    trades = rows[table[t.TRADES]] if table[t.TRADES] >= 0 else np.int64(0)
+    quotes = rows[table[t.MIDPOINTS]] if table[t.MIDPOINTS] >= 0 else np.int64(0)
+    ticks = table[t.TICKS]
     count = trades + quotes + ticks
     if count == 0:
         return True
     trade, quote, tick = 0, 0, 0
     for event in range(count):
-        next_trade = _order(book, book[b.TRADES], trade) if trade < trades else _LAST
-        next_quote = _order(book, book[b.MIDPOINTS], quote) if quote < quotes else _LAST
-        next_tick = b.ticks(book)[tick] << 32 if tick < ticks else _LAST
+        next_trade = _order(table, table[t.TRADES], trade) if trade < trades else _LAST
+        next_quote = _order(table, table[t.MIDPOINTS], quote) if quote < quotes else _LAST
+        next_tick = t.ticks(table)[tick] << 32 if tick < ticks else _LAST
         if next_trade < next_quote and next_trade < next_tick:
-            if not _add_trade(book, trade, event):
+            if not _add_trade(table, trade, event):
                 return False
             trade += 1
         elif next_quote < next_tick:
-            _add_quote(book, quote, event)
+            _add_quote(table, quote, event)
             quote += 1
         else:
-            _add_tick(book, b.ticks(book)[tick], event)
+            _add_tick(table, t.ticks(table)[tick], event)
             tick += 1
     room = 16
     while room <= 2 * count:
         room *= 2
-    book[b.PARTIALS] = partials.fold(
-        b.symbols(book)[:count],
-        b.times(book)[:count],
-        b.prices(book)[:count],
-        b.volumes(book)[:count],
-        b.kinds(book)[:count],
-        b.receipts(book)[:count],
-        b.places(book)[:room],
-        b.whose(book)[:room],
+    table[t.PARTIALS] = partials.fold(
+        t.symbols(table)[:count],
+        t.times(table)[:count],
+        t.prices(table)[:count],
+        t.volumes(table)[:count],
+        t.kinds(table)[:count],
+        t.receipts(table)[:count],
+        t.places(table)[:room],
+        t.whose(table)[:room],
         out,
     )
     return True
 
 
-# Words of the bars of one length, in `book.intervals`.
+# Words of the bars of one length, in `address_table.intervals`.
 INTERVAL, EVERY, HORIZON, MIDPOINTS = range(4)
 INTERVAL_WIDTH = 4
 
 
 def _make_join(number: int) -> Any:
     """Return the kernel that joins partials to the bars of one length."""
-    bars, slots, changed = b.bars[number], b.bar_slots[number], b.changed_bars[number]
-    gaps, heads, rows = b.gaps[number], b.bar_heads[number], b.bar_rows[number]
-    first, joined = number * INTERVAL_WIDTH, b.JOINED + number
+    bars, slots, changed = t.bars[number], t.bar_slots[number], t.changed_bars[number]
+    gaps, heads, rows = t.gaps[number], t.bar_heads[number], t.bar_rows[number]
+    first, joined = number * INTERVAL_WIDTH, t.JOINED + number
 
     @called
-    def join(book: Any, partials: Any) -> bool:
+    def join(table: Any, partials: Any) -> bool:
         """Join the partials; return whether the builder has something to do now (`aggregation.bars`)."""
-        head, words, count = heads(book), b.intervals(book), book[b.PARTIALS]
-        book[joined] = count
+        head, words, count = heads(table), t.intervals(table), table[t.PARTIALS]
+        table[joined] = count
         if not len(head) or not count:
             return False
-        book[joined] = bar_table.join(
+        table[joined] = bar_table.join(
             partials[:count],
             0,
             words[first + INTERVAL],
             words[first + EVERY],
             words[first + HORIZON],
             words[first + MIDPOINTS] != 0,
-            bars(book),
-            slots(book),
-            changed(book),
-            gaps(book).reshape((-1, 2)),
+            bars(table),
+            slots(table),
+            changed(table),
+            gaps(table).reshape((-1, 2)),
             head,
-            rows(book),
+            rows(table),
         )
-        return head[bar_table.OUT] != 0 or book[joined] != count
+        return head[bar_table.OUT] != 0 or table[joined] != count
 
     return join
 
@@ -201,7 +202,7 @@ _join_0, _join_1 = _make_join(0), _make_join(1)
 
 
 @called
-def join(book: Any, partials: Any) -> bool:
+def join(table: Any, partials: Any) -> bool:
     """Join the partials to the bars of all lengths; return whether the builder has something to do now."""
-    first = _join_0(book, partials)
-    return _join_1(book, partials) or first
+    first = _join_0(table, partials)
+    return _join_1(table, partials) or first

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 
 from mdstream.streams.books import BOOK_DEPTH
-from workers.kernels import book as b
+from workers.kernels import address_table as t
 from workers.kernels import ladder
 from workers.kernels.columns import PLAN_WIDTH, SLOT
 from workers.kernels.compiling import called, inlined
 from workers.kernels.direct_layout import BASE, CHANNEL_WIDTH, bools_of, publish_keyed, values_at
 from workers.kernels.words import as_float64, as_int64, as_uint8, as_uint16, as_uint32, as_uint64, raw
 
-# Words of `book.level`: columns of the channel.
+# Words of `level`: columns of the channel.
 SYMBOL, SIDE, PRICE, SIZE, RESET, TIME, RECEIVED = range(7)
 LEVEL_COLUMNS = ("symbol", "side", "price", "size", "reset", "ts", "recv_ts")
 
-# `book.side_codes` has the code of each side by its number in a span, from 1 on; -1 if it has none yet.
+# `side_codes` has the code of each side by its number in a span, from 1 on; -1 if it has none yet.
 
 # Words of a column of the books' frame. Columns are in their order, without the symbol and the version.
 VALUES, BITS, PRESENT = 0, 1, 2
@@ -31,37 +31,37 @@ SHOWN_WIDTH = 3
 
 
 @inlined
-def _column(book: Any, which: int) -> tuple[Any, int]:
-    return values_at(book, book[b.BOOKS], b.level(book)[which])
+def _column(table: Any, which: int) -> tuple[Any, int]:
+    return values_at(table, table[t.BOOKS], t.level(table)[which])
 
 
 @called
-def _write_sides(book: Any, rows: int, codes: Any) -> bool:
+def _write_sides(table: Any, rows: int, codes: Any) -> bool:
     """Write the codes of the rows' sides, which have no text in payloads; return whether all have one."""
-    column = b.channels(book)[book[b.BOOKS] * CHANNEL_WIDTH + BASE] + b.level(book)[SIDE]
-    first = b.plans(book)[column * PLAN_WIDTH + SLOT] * book[b.ROOM]
-    spans, known = b.spans(book), b.side_codes(book)
+    column = t.channels(table)[table[t.BOOKS] * CHANNEL_WIDTH + BASE] + t.level(table)[SIDE]
+    first = t.plans(table)[column * PLAN_WIDTH + SLOT] * table[t.ROOM]
+    spans, known = t.spans(table), t.side_codes(table)
     for row in range(rows):
         code = known[np.int64(spans[first + row])]
-        if code < 0 or code >= len(b.asks(book)):
+        if code < 0 or code >= len(t.asks(table)):
             return False
         codes[row] = code
     return True
 
 
 @called
-def have_room(book: Any) -> bool:
+def have_room(table: Any) -> bool:
     """Write the sides of the batch's levels; return whether the books know them, and have room for all."""
-    number = book[b.BOOKS]
-    if number < 0 or not b.rows(book)[number]:
+    number = table[t.BOOKS]
+    if number < 0 or not t.rows(table)[number]:
         return True
-    rows = b.rows(book)[number]
-    room = min(book[b.SHOWN_ROOM], np.int64(len(b.complete(book))))
-    area, symbol = _column(book, SYMBOL)
-    _, side = _column(book, SIDE)
-    _, price = _column(book, PRICE)
+    rows = t.rows(table)[number]
+    room = min(table[t.SHOWN_ROOM], np.int64(len(t.complete(table))))
+    area, symbol = _column(table, SYMBOL)
+    _, side = _column(table, SIDE)
+    _, price = _column(table, PRICE)
     symbols, codes, prices = as_uint32(area, symbol), as_uint16(area, side), as_float64(area, price)
-    if not _write_sides(book, rows, codes):
+    if not _write_sides(table, rows, codes):
         return False
     for row in range(rows):
         if symbols[row] >= room or prices[row] != prices[row]:
@@ -70,32 +70,32 @@ def have_room(book: Any) -> bool:
         rows,
         symbols,
         codes,
-        raw(b.valid(book)),
-        raw(b.asks(book)),
-        raw(b.sides(book)),
-        raw(b.totals(book)),
-        b.level_prices(book),
-        b.level_sizes(book),
+        raw(t.valid(table)),
+        raw(t.asks(table)),
+        raw(t.sides(table)),
+        raw(t.totals(table)),
+        t.level_prices(table),
+        t.level_sizes(table),
     )
     return lacking == 0
 
 
 @called
-def update_books(book: Any) -> None:
+def update_books(table: Any) -> None:
     """Apply the batch, whose rows are published, message by message; then show what it has changed."""
-    number = book[b.BOOKS]
-    if number < 0 or not b.rows(book)[number]:
+    number = table[t.BOOKS]
+    if number < 0 or not t.rows(table)[number]:
         return
-    rows = b.rows(book)[number]
-    payloads = b.row_payload(book)[number * book[b.ROOM] :]
-    messages = b.row_message(book)[number * book[b.ROOM] :]
-    area, symbol = _column(book, SYMBOL)
-    _, side = _column(book, SIDE)
-    _, price = _column(book, PRICE)
-    _, size = _column(book, SIZE)
+    rows = t.rows(table)[number]
+    payloads = t.row_payload(table)[number * table[t.ROOM] :]
+    messages = t.row_message(table)[number * table[t.ROOM] :]
+    area, symbol = _column(table, SYMBOL)
+    _, side = _column(table, SIDE)
+    _, price = _column(table, PRICE)
+    _, size = _column(table, SIZE)
     symbols, codes = as_uint32(area, symbol), as_uint16(area, side)
-    valid, asks = raw(b.valid(book)), raw(b.asks(book))
-    sides, edges, complete = raw(b.sides(book)), raw(b.edges(book)), raw(b.complete(book))
+    valid, asks = raw(t.valid(table)), raw(t.asks(table))
+    sides, edges, complete = raw(t.sides(table)), raw(t.edges(table)), raw(t.complete(table))
     first = np.int64(0)
     for row in range(1, rows + 1):
         if row < rows and payloads[row] == payloads[first] and messages[row] == messages[first]:
@@ -107,26 +107,27 @@ def update_books(book: Any) -> None:
             codes,
             as_float64(area, price),
             as_float64(area, size),
-            raw(bools_of(book, number, b.level(book)[RESET])),
+            raw(bools_of(table, number, t.level(table)[RESET])),
             valid,
             asks,
             sides,
             edges,
             complete,
-            b.level_prices(book),
-            b.level_sizes(book),
+            t.level_prices(table),
+            t.level_sizes(table),
         )
         first = row
-    ladder.bound(rows, symbols, codes, valid, asks, sides, edges, raw(b.totals(book)), b.level_prices(book))
-    _show_changed(book, rows, symbols)
+    totals = raw(t.totals(table))
+    ladder.bound(rows, symbols, codes, valid, asks, sides, edges, totals, t.level_prices(table))
+    _show_changed(table, rows, symbols)
 
 
 @called
-def _show_changed(book: Any, rows: int, symbols: Any) -> None:
+def _show_changed(table: Any, rows: int, symbols: Any) -> None:
     """Write the books of `symbols` to the frame, each with the times of its last row."""
-    sides = b.sides(book)
-    area, time = _column(book, TIME)
-    _, received = _column(book, RECEIVED)
+    sides = t.sides(table)
+    area, time = _column(table, TIME)
+    _, received = _column(table, RECEIVED)
     times, receipts = as_int64(area, time), as_int64(area, received)
     needed = np.int64(0)
     for row in range(rows - 1, -1, -1):
@@ -135,66 +136,66 @@ def _show_changed(book: Any, rows: int, symbols: Any) -> None:
         if not sides[seen]:
             sides[seen] = 1
             needed = max(needed, symbol + 1)
-            _show(book, symbol, times[row], receipts[row])
+            _show(table, symbol, times[row], receipts[row])
     for row in range(rows):
         sides[2 * np.int64(symbols[row]) * ladder.SIDE_WIDTH + ladder.FRESH] = 0
-    publish_keyed(b.shown_head(book), needed)
+    publish_keyed(t.shown_head(table), needed)
 
 
 @called
-def _show(book: Any, symbol: int, time: int, receipt: int) -> None:
+def _show(table: Any, symbol: int, time: int, receipt: int) -> None:
     """Write the best levels of a book to its row."""
-    frame, prices, sizes = raw(b.shown(book)), b.level_prices(book), b.level_sizes(book)
-    versions = as_uint64(frame, book[b.SHOWN_VERSIONS])
+    frame, prices, sizes = raw(t.shown(table)), t.level_prices(table), t.level_sizes(table)
+    versions = as_uint64(frame, table[t.SHOWN_VERSIONS])
     version = versions[symbol] | np.uint64(1)
     versions[symbol] = version
-    b.fence()
-    _put(book, 0, symbol, time)
-    _put(book, 1, symbol, receipt)
-    is_whole = ladder.is_complete(symbol, b.sides(book), b.edges(book), b.complete(book), prices)
-    _put(book, 2, symbol, np.int64(is_whole))
+    t.fence()
+    _put(table, 0, symbol, time)
+    _put(table, 1, symbol, receipt)
+    is_whole = ladder.is_complete(symbol, t.sides(table), t.edges(table), t.complete(table), prices)
+    _put(table, 2, symbol, np.int64(is_whole))
     column = np.int64(3)
     for asks in range(2):
         side = (2 * symbol + asks) * ladder.SIDE_WIDTH
-        start, count = b.sides(book)[side + ladder.START], b.sides(book)[side + ladder.COUNT]
-        _put(book, column, symbol, count)
+        start, count = t.sides(table)[side + ladder.START], t.sides(table)[side + ladder.COUNT]
+        _put(table, column, symbol, count)
         column += 1
         for level in range(BOOK_DEPTH):
             if level < count:
                 price = prices[start + level]
-                _put_level(book, column, symbol, price if asks else -price, True)
-                _put_level(book, column + 1, symbol, sizes[start + level], True)
+                _put_level(table, column, symbol, price if asks else -price, True)
+                _put_level(table, column + 1, symbol, sizes[start + level], True)
             else:
-                _put_level(book, column, symbol, 0.0, False)
-                _put_level(book, column + 1, symbol, 0.0, False)
+                _put_level(table, column, symbol, 0.0, False)
+                _put_level(table, column + 1, symbol, 0.0, False)
             column += 2
-    b.fence()
+    t.fence()
     versions[symbol] = version + np.uint64(1)
 
 
 @inlined
-def _put(book: Any, column: int, symbol: int, value: int) -> None:
+def _put(table: Any, column: int, symbol: int, value: int) -> None:
     """Write an integer."""
-    as_int64(raw(b.shown(book)), b.shown_columns(book)[column * SHOWN_WIDTH + VALUES])[symbol] = value
-    _mark(book, column, symbol, True)
+    as_int64(raw(t.shown(table)), t.shown_columns(table)[column * SHOWN_WIDTH + VALUES])[symbol] = value
+    _mark(table, column, symbol, True)
 
 
 @inlined
-def _put_level(book: Any, column: int, symbol: int, value: float, is_present: bool) -> None:
+def _put_level(table: Any, column: int, symbol: int, value: float, is_present: bool) -> None:
     """Write the price or the size of a level, or that there is no such level."""
-    as_float64(raw(b.shown(book)), b.shown_columns(book)[column * SHOWN_WIDTH + VALUES])[symbol] = value
-    _mark(book, column, symbol, is_present)
+    as_float64(raw(t.shown(table)), t.shown_columns(table)[column * SHOWN_WIDTH + VALUES])[symbol] = value
+    _mark(table, column, symbol, is_present)
 
 
 @called
-def _mark(book: Any, column: int, symbol: int, is_present: bool) -> None:
+def _mark(table: Any, column: int, symbol: int, is_present: bool) -> None:
     """Set whether a value is present."""
-    columns = b.shown_columns(book)
-    b.shown_present(book)[columns[column * SHOWN_WIDTH + PRESENT] + symbol] = is_present
+    columns = t.shown_columns(table)
+    t.shown_present(table)[columns[column * SHOWN_WIDTH + PRESENT] + symbol] = is_present
     start = columns[column * SHOWN_WIDTH + BITS]
     if start < 0:
         return
-    bits, bit = as_uint8(raw(b.shown(book)), start), np.uint8(1 << (symbol & 7))
+    bits, bit = as_uint8(raw(t.shown(table)), start), np.uint8(1 << (symbol & 7))
     if is_present:
         bits[symbol >> 3] |= bit
     else:

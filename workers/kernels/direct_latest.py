@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mdstream.streams.spec import MOST_AHEAD_NS
-from workers.kernels import book as b
+from workers.kernels import address_table as t
 from workers.kernels.compiling import called
 from workers.kernels.direct_layout import (
     ADDRESS,
@@ -48,15 +48,15 @@ MOVE_WIDTH = 5
 
 
 @called
-def _is_late(book: Any, aspect: int, row: int, symbol: int) -> bool:
+def _is_late(table: Any, aspect: int, row: int, symbol: int) -> bool:
     """Return whether the keyed frame has a later value than a row, or the row has no time."""
-    aspects, frame = b.aspects(book), raw(b.latest(book))
+    aspects, frame = t.aspects(table), raw(t.latest(table))
     number, column = aspects[aspect + CHANNEL], aspects[aspect + TIME_FROM]
-    area, place = values_at(book, number, column)
+    area, place = values_at(table, number, column)
     time = as_int64(area, place)[row]
-    if missing_in(book, number, column) and not mask_of(book, number, column)[row]:
+    if missing_in(table, number, column) and not mask_of(table, number, column)[row]:
         return True
-    _, place = values_at(book, number, aspects[aspect + RECEIPT_FROM])
+    _, place = values_at(table, number, aspects[aspect + RECEIPT_FROM])
     received = as_int64(area, place)[row]
     known = as_int64(frame, aspects[aspect + TIME_TO])[symbol]
     late = time < known
@@ -72,24 +72,25 @@ def _is_late(book: Any, aspect: int, row: int, symbol: int) -> bool:
 
 
 @called
-def _move(book: Any, aspect: int, row: int, symbol: int) -> None:
+def _move(table: Any, aspect: int, row: int, symbol: int) -> None:
     """Write the values of an aspect."""
-    aspects, moves, frame, present = b.aspects(book), b.moves(book), raw(b.latest(book)), b.present(book)
+    aspects, moves = t.aspects(table), t.moves(table)
+    frame, present = raw(t.latest(table)), t.present(table)
     number = aspects[aspect + CHANNEL]
-    versions = as_uint64(frame, book[b.VERSIONS])
+    versions = as_uint64(frame, table[t.VERSIONS])
     version = versions[symbol] | np.uint64(1)
     versions[symbol] = version
-    b.fence()
+    t.fence()
     for index in range(aspects[aspect + FIRST], aspects[aspect + FIRST] + aspects[aspect + MOVES]):
         move = index * MOVE_WIDTH
-        area, place = values_at(book, number, moves[move + FROM])
+        area, place = values_at(table, number, moves[move + FROM])
         width, target = moves[move + BYTES], moves[move + TO] + symbol * moves[move + BYTES]
         values, wanted = as_uint8(area, place + row * width), as_uint8(frame, target)
         for byte in range(width):
             wanted[byte] = values[byte]
         has_value = True
-        if missing_in(book, number, moves[move + FROM]):
-            has_value = mask_of(book, number, moves[move + FROM])[row] != 0
+        if missing_in(table, number, moves[move + FROM]):
+            has_value = mask_of(table, number, moves[move + FROM])[row] != 0
         present[moves[move + PRESENT] + symbol] = has_value
         if moves[move + BITS] >= 0:
             bits, bit = as_uint8(frame, moves[move + BITS]), np.uint8(1 << (symbol & 7))
@@ -97,50 +98,50 @@ def _move(book: Any, aspect: int, row: int, symbol: int) -> None:
                 bits[symbol >> 3] |= bit
             else:
                 bits[symbol >> 3] &= np.uint8(255) ^ bit
-    b.fence()
+    t.fence()
     versions[symbol] = version + np.uint64(1)
 
 
 @called
-def _update_channel(book: Any, number: int) -> None:
+def _update_channel(table: Any, number: int) -> None:
     """Write the newest rows of a channel to the keyed frame."""
-    channels, aspects, count = b.channels(book), b.aspects(book), b.rows(book)[number]
+    channels, aspects, count = t.channels(table), t.aspects(table), t.rows(table)[number]
     word = number * CHANNEL_WIDTH
-    area, place = values_at(book, number, 0)
+    area, place = values_at(table, number, 0)
     symbols = as_uint32(area, place)
     if count == 1:
-        chosen, found = b.newest(book), np.int64(1)
+        chosen, found = t.newest(table), np.int64(1)
         chosen[0] = 0
     else:
         room = 16
         while room <= 2 * count:
             room *= 2
-        _, time = values_at(book, number, channels[word + NEWEST_BY])
-        _, receipt = values_at(book, number, channels[word + RECEIVED])
-        address, chosen = channels[word + ADDRESS], b.newest(book)
+        _, time = values_at(table, number, channels[word + NEWEST_BY])
+        _, receipt = values_at(table, number, channels[word + RECEIVED])
+        address, chosen = channels[word + ADDRESS], t.newest(table)
         found = newest(
-            b.bytes_at(address + place, 4 * count).view(np.uint32),
-            b.bytes_at(address + time, 8 * count).view(np.int64),
-            b.bytes_at(address + receipt, 8 * count).view(np.int64),
-            b.places(book)[:room],
+            t.bytes_at(address + place, 4 * count).view(np.uint32),
+            t.bytes_at(address + time, 8 * count).view(np.int64),
+            t.bytes_at(address + receipt, 8 * count).view(np.int64),
+            t.places(table)[:room],
             chosen,
         )
-    for aspect in range(book[b.ASPECTS]):
+    for aspect in range(table[t.ASPECTS]):
         first = aspect * ASPECT_WIDTH
         if aspects[first + CHANNEL] != number:
             continue
         for index in range(found):
             row = chosen[index]
             symbol = np.int64(symbols[row])
-            if aspects[first + TIME_FROM] < 0 or not _is_late(book, first, row, symbol):
-                _move(book, first, row, symbol)
+            if aspects[first + TIME_FROM] < 0 or not _is_late(table, first, row, symbol):
+                _move(table, first, row, symbol)
 
 
 @called
-def update_latest(book: Any) -> None:
+def update_latest(table: Any) -> None:
     """Update the last values with the batch, whose rows are published."""
-    channels, rows = b.channels(book), b.rows(book)
+    channels, rows = t.channels(table), t.rows(table)
     for number in range(len(rows)):
         if rows[number] and channels[number * CHANNEL_WIDTH + NEWEST_BY] >= 0:
-            _update_channel(book, number)
-    publish_keyed(b.latest_head(book), book[b.LATEST_ROWS])
+            _update_channel(table, number)
+    publish_keyed(t.latest_head(table), table[t.LATEST_ROWS])

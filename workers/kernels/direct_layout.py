@@ -1,4 +1,4 @@
-"""Channels and columns of the direct path: words of the book's arrays, and what kernels find with them."""
+"""Channels and columns of the direct path: words of the table's arrays, and what kernels find with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mdstream.frames.head import APPLIED, PENDING, ROWS
-from workers.kernels import book as b
+from workers.kernels import address_table as t
 from workers.kernels import columns as plans
 from workers.kernels.columns import COUNTS_WIDTH, SCRATCH_ARRAYS
 from workers.kernels.compiling import called, inlined
@@ -49,42 +49,42 @@ COLUMN_WIDTH = 4
 
 
 @inlined
-def mask_of(book: Any, number: int, column: int) -> Any:
+def mask_of(table: Any, number: int, column: int) -> Any:
     """Return the mask of a column of a channel, by its number in the channel."""
-    channels = b.channels(book)
+    channels = t.channels(table)
     word = number * CHANNEL_WIDTH
-    count = b.rows(book)[number]
+    count = t.rows(table)[number]
     place = channels[word + BASE] * SCRATCH_ARRAYS * MOST_ROWS
     place += (channels[word + COLUMNS] + column) * count
-    return b.scratch(book)[place : place + count]
+    return t.scratch(table)[place : place + count]
 
 
 @inlined
-def missing_in(book: Any, number: int, column: int) -> int:
+def missing_in(table: Any, number: int, column: int) -> int:
     """Return how many rows of the batch lack a value in a column of a channel."""
-    base = b.channels(book)[number * CHANNEL_WIDTH + BASE]
-    return b.counts(book)[(base + column) * COUNTS_WIDTH + plans.MISSING]
+    base = t.channels(table)[number * CHANNEL_WIDTH + BASE]
+    return t.counts(table)[(base + column) * COUNTS_WIDTH + plans.MISSING]
 
 
 @inlined
-def values_at(book: Any, number: int, column: int) -> tuple[Any, int]:
+def values_at(table: Any, number: int, column: int) -> tuple[Any, int]:
     """Return the chunk of a channel, and the byte where the batch's values of a column begin."""
-    channels, columns = b.channels(book), b.columns(book)
+    channels, columns = t.channels(table), t.columns(table)
     word = number * CHANNEL_WIDTH
     place = (channels[word + BASE] + column) * COLUMN_WIDTH
     start = columns[place + VALUES] + channels[word + AT] * columns[place + WIDTH]
-    return raw(b.bytes_at(channels[word + ADDRESS], channels[word + SIZE])), start
+    return raw(t.bytes_at(channels[word + ADDRESS], channels[word + SIZE])), start
 
 
 @inlined
-def bools_of(book: Any, number: int, column: int) -> Any:
+def bools_of(table: Any, number: int, column: int) -> Any:
     """Return the booleans of a column of a channel, which are bits in frames, as bytes."""
-    channels = b.channels(book)
+    channels = t.channels(table)
     word = number * CHANNEL_WIDTH
-    count = b.rows(book)[number]
+    count = t.rows(table)[number]
     place = channels[word + BASE] * SCRATCH_ARRAYS * MOST_ROWS
     place += (2 * channels[word + COLUMNS] + column) * count
-    return b.scratch(book)[place : place + count]
+    return t.scratch(table)[place : place + count]
 
 
 @called
@@ -92,9 +92,9 @@ def publish_keyed(head: Any, needed: int) -> None:
     """Publish that a keyed frame has `needed` rows, if it had fewer, as `Head.publish`."""
     rows = np.uint64(needed)
     if len(head) and rows > head[ROWS]:
-        b.fence()
+        t.fence()
         head[PENDING] = rows
-        b.fence()
+        t.fence()
         head[APPLIED] = np.uint64(0)
-        b.fence()
+        t.fence()
         head[ROWS] = rows

@@ -122,9 +122,7 @@ def follow(
         if action == ops.BARE:
             start = i
             i = find(buffer, i, min(end, i + _FAR), repeated(steps[step + ops.ARGUMENT]))
-            if (
-                i == start
-            ):  # An empty text is not a value: an empty span would mean that the key is missing.
+            if i == start:  # an empty text is not a value: its span would mean that the key is missing
                 return NO_FIT, row
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.SAME_BARE:
@@ -149,7 +147,7 @@ def follow(
             i += 1
             spans[slot * room + row] = np.uint64(start) | np.uint64(i - start) << np.uint64(32)
         elif action == ops.ONE:
-            # A guess need not be waited for: here, that the text ends after one byte.
+            # Guess that the text is one byte long, so that the processor need not wait for the search.
             start = i - 1
             i += 2
             if not guess or i > end or buffer[i - 1] != QUOTE:

@@ -19,9 +19,6 @@ from workers.kernels.words import MASKS, load64, raw
 _MASK32 = np.uint64(0xFFFFFFFF)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
-MOST_OWNERS = 32
-"""Kinds of text that share one table."""
-
 NO_CODE = -1
 """In `codes`: the text has no code yet."""
 NULL = -2
@@ -35,7 +32,7 @@ LONGEST = 512
 
 @inlined
 def _key_of(buffer: Any, i: int, length: int, owner: int) -> Any:
-    """Return a text of 1 to 7 bytes, its length and its owner as one word."""
+    """Return a text of 1 to 7 bytes, its length and its owner as one word. `owner` is below 32."""
     return load64(buffer, i) & MASKS[length] | np.uint64(owner << 3 | length) << np.uint64(56)
 
 
@@ -123,12 +120,13 @@ def look_up(
     numbers: Any,
     at: int,
 ) -> tuple[int, int, int]:
-    """Look up the codes of a column.
+    """Look up the codes of a column. Return how many rows
 
-    Return how many rows have unknown bytes (in `leftover`, from `at` on), how many have a text without a
-    code (in `leftover` too, backwards from `at` + `rows`, with their numbers in `numbers`), and how many
-    have no text. Blank texts are null where `absent` marks the side, from `side` on; a
-    negative `side` means never.
+    - have unknown bytes: these rows are in `leftover`, from `at` on;
+    - have a text without a code: in `leftover`, backwards from `at` + `rows`, their numbers in `numbers`;
+    - have no text.
+
+    Blank texts are null where `absent` marks the side, from `side` on; a negative `side` means never.
     """
     left = 0
     fresh = 0

@@ -19,7 +19,7 @@ from workers.kernels.words import MASKS, load64, raw, reversed_bytes
 _MASK32 = np.uint64(0xFFFFFFFF)
 _NIL = 0xC0
 _LARGEST = np.float64(LARGEST_NUMBER).view(np.uint64)
-"""The bits of the largest number; those of larger ones are larger, infinity and what is no number too."""
+"""The bits of the largest number; those of larger ones, of infinity and of NaN are larger."""
 _WITHOUT_SIGN = np.uint64((1 << 63) - 1)
 _INFINITE32 = np.uint64(0xFF << 23)
 """The exponent of float32 numbers that are infinite or not numbers."""

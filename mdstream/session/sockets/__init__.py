@@ -1,7 +1,6 @@
 """WebSocket connections: one interface, two libraries behind it.
 
-`websockets` runs on any platform. `picows` needs a fraction of its time for a payload, but has no
-compression.
+`websockets` supports compression. `picows` does not, and needs a fraction of its time for a payload.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A connection by `websockets`, for any platform, with permessage-deflate."""
+"""A connection by `websockets`, which supports permessage-deflate."""
 
 from __future__ import annotations
 

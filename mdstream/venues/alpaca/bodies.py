@@ -31,7 +31,7 @@ def is_control(message: Mapping[str, object]) -> bool:
 
 
 def read_code(code: object) -> int | None:
-    """Return the code of an error, a number or a text of digits; None if it is neither."""
+    """Return the code of an error, a number or a string of digits; None if it is neither."""
     if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) <= _LONGEST_CODE:
         return int(code)
     return code if type(code) is int else None
@@ -55,16 +55,16 @@ _NO_TOKEN = frozenset({"", "null", "none"})
 def page_token_in(body: Mapping[str, object]) -> str:
     """Return the token of the next page; empty if a body is the last one.
 
-    Raises `ValueError` if it is neither a text nor a number.
+    Raises `ValueError` if it is neither a string nor a number.
     """
     token = body.get(NEXT_PAGE_TOKEN)
     if token is not None and type(token) not in (str, int):
-        raise ValueError(f"{NEXT_PAGE_TOKEN}: expected text, got {str(token)[:40]!r}")
+        raise ValueError(f"{NEXT_PAGE_TOKEN}: expected a string, got {str(token)[:40]!r}")
     return clean_page_token("" if token is None else str(token))
 
 
 def clean_page_token(token: str) -> str:
-    """Return a token as it is, or nothing if its text says that there is none: `null` came as a text."""
+    """Return a token as it is, or nothing if its text says that there is none: `null` came as a string."""
     return "" if token.strip().lower() in _NO_TOKEN else token
 
 

@@ -79,7 +79,7 @@ class Hours:
     delay_ns: int = 0
 
     @property
-    def liveliest(self) -> Session:
+    def main_session(self) -> Session:
         """The session in which silence is unusual."""
         return Session.REGULAR if self.has_day else Session.OVERNIGHT
 
@@ -109,31 +109,6 @@ Ocean 20:00 to 4:00, Sunday to Thursday), Nasdaq and NYSE Arca for half days.
 """
 
 
-def session_at(feed: str, at: int) -> Session | None:
-    """Return the session of a data feed at a time; None if it is closed. Always open counts as regular."""
-    if feed not in HOURS:
-        return Session.REGULAR
-    hours = HOURS[feed]
-    local = _to_local(at)
-    into = timedelta(hours=local.hour, minutes=local.minute, seconds=local.second)
-    day = local.date()
-    if hours.has_overnight and (
-        (into < _DAWN and is_trading_day(day)) or (into >= _DUSK and is_trading_day(day + timedelta(1)))
-    ):
-        return Session.OVERNIGHT
-    if not hours.has_day or not is_trading_day(day):
-        return None
-    is_half = day in HALF
-    close, post = (_CLOSE_HALF, hours.post_half) if is_half else (_CLOSE, hours.post)
-    if _OPEN <= into < close + hours.late:
-        return Session.REGULAR
-    if hours.pre is not None and timedelta(hours=hours.pre) <= into < _OPEN:
-        return Session.PRE
-    if post is not None and close <= into < timedelta(hours=post):
-        return Session.POST
-    return None
-
-
 def find_windows(feed: str, first: int, past: int) -> list[Window]:
     """Return the sessions of a data feed that overlap a time range, in order, each as a whole."""
     if feed not in HOURS:
@@ -161,11 +136,11 @@ def is_closed(feed: str, first: int, past: int) -> bool:
     return bool(is_known) and not find_windows(feed, first, past)
 
 
-def lively_ns(feed: str, first: int, past: int) -> int:
-    """Return how many ns of a time range are lively: messages of the data feed are to be expected then.
+def active_ns(feed: str, first: int, past: int) -> int:
+    """Return how many ns of a time range are active: messages of the data feed are to be expected then.
 
-    Only this time counts as silence. Lively is the data feed's `liveliest` session, without `late`, when
-    only some contracts trade.
+    Only this time counts as silence. Active is the data feed's main session, without `late`, when only
+    some contracts trade.
     """
     if feed not in HOURS:
         return max(0, past - first)
@@ -173,24 +148,24 @@ def lively_ns(feed: str, first: int, past: int) -> int:
     last += timedelta(1)  # its night begins on the day before
     total = 0
     while day <= last:
-        begin, end = _lively_part(HOURS[feed], day)
+        begin, end = _active_part(HOURS[feed], day)
         total += max(0, min(past, end) - max(first, begin))
         day += timedelta(1)
     return total
 
 
-def is_lively(feed: str, at: int) -> bool:
+def is_active(feed: str, at: int) -> bool:
     """Return whether messages of a data feed are to be expected at a time: silence is then unusual."""
-    return lively_ns(feed, at, at + 1) > 0
+    return active_ns(feed, at, at + 1) > 0
 
 
 @functools.lru_cache(64)
-def _lively_part(hours: Hours, day: date) -> tuple[int, int]:
-    """Return begin and end of the lively part of a day; equal without one."""
+def _active_part(hours: Hours, day: date) -> tuple[int, int]:
+    """Return start and end of the active part of a day; equal without one."""
     if not is_trading_day(day):
         return 0, 0
     midnight = round(datetime(day.year, day.month, day.day, tzinfo=NEW_YORK).timestamp()) * 1_000_000_000
-    if hours.liveliest is Session.OVERNIGHT:
+    if hours.main_session is Session.OVERNIGHT:
         begin, end = _DUSK - timedelta(1), _DAWN
     else:
         begin, end = _OPEN, _CLOSE_HALF if day in HALF else _CLOSE
@@ -282,7 +257,7 @@ def _to_ns(into: timedelta) -> int:
 
 @functools.cache
 def _windows(hours: Hours) -> tuple[Times, Times, Times]:
-    """Return begin, end and kind (index in `_KINDS`) of every session, in order."""
+    """Return start, end and kind (index in `_KINDS`) of every session, in order."""
     import numpy as np
 
     midnights, opens, closes, is_half = _trading_days()

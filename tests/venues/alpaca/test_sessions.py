@@ -12,6 +12,7 @@ import pytest
 from mdstream.streams import STREAMS
 from mdstream.venues.alpaca import sessions, trading_days
 from mdstream.venues.alpaca.sessions import NEW_YORK, Session
+from tests.venues.alpaca.session_model import session_at
 
 
 def ns(text: str) -> int:
@@ -58,7 +59,7 @@ def ns(text: str) -> int:
     ],
 )
 def test_each_data_feed_has_its_sessions(feed: str, moment: str, expected: str | None) -> None:
-    assert sessions.session_at(feed, ns(moment)) == expected
+    assert session_at(feed, ns(moment)) == expected
 
 
 def test_every_data_feed_of_a_market_that_closes_has_hours() -> None:
@@ -99,7 +100,7 @@ def test_a_column_is_classified_as_its_times_one_by_one() -> None:
     times = pl.Series(at).cast(pl.Datetime("ns", "UTC"))
     for feed in ("sip", "boats", "opra"):
         found = sessions.classify(times, sessions.HOURS[feed])
-        assert found.to_list() == [sessions.session_at(feed, each) for each in at]
+        assert found.to_list() == [session_at(feed, each) for each in at]
 
 
 def test_a_stream_has_the_sessions_of_all_its_feeds() -> None:
@@ -141,7 +142,7 @@ def test_the_session_of_a_time_is_that_of_the_windows(feed: str) -> None:
     for half_hour in range(6 * 7 * 48):
         at = start + half_hour * 1_800_000_000_000
         found = sessions.find_windows(feed, at, at + 1)
-        assert sessions.session_at(feed, at) == (found[0].session if found else None)
+        assert session_at(feed, at) == (found[0].session if found else None)
 
 
 def test_the_calendar_is_that_of_the_library() -> None:
@@ -180,16 +181,16 @@ def test_the_calendar_is_that_of_the_library() -> None:
         ("sip", "2026-12-01T12:00", "2026-12-01T12:00", 0),
     ],
 )
-def test_lively_time_is_counted(feed: str, first: str, past: str, seconds: float) -> None:
-    assert sessions.lively_ns(feed, ns(first), ns(past)) == seconds * 1e9
+def test_active_time_is_counted(feed: str, first: str, past: str, seconds: float) -> None:
+    assert sessions.active_ns(feed, ns(first), ns(past)) == seconds * 1e9
 
 
 @pytest.mark.parametrize("feed", sessions.HOURS)
-def test_what_is_lively_is_a_part_of_the_liveliest_session(feed: str) -> None:
+def test_what_is_active_is_a_part_of_the_main_session(feed: str) -> None:
     hours = sessions.HOURS[feed]
     for at in range(ns("2026-11-24"), ns("2026-12-01"), 15 * 60_000_000_000):
-        is_lively = sessions.is_lively(feed, at)
-        if is_lively:
-            assert sessions.session_at(feed, at - hours.delay_ns) is hours.liveliest
+        is_active = sessions.is_active(feed, at)
+        if is_active:
+            assert session_at(feed, at - hours.delay_ns) is hours.main_session
         elif not hours.late:
-            assert sessions.session_at(feed, at - hours.delay_ns) is not hours.liveliest
+            assert session_at(feed, at - hours.delay_ns) is not hours.main_session

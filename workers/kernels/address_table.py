@@ -1,8 +1,8 @@
-"""The book of the direct path: one array with the addresses of all others.
+"""The address table of the direct path: one array with the addresses of all others.
 
 Passing some fifty arrays to a kernel costs more than a small batch takes. So their addresses are written
-once into an array, the book: two words for each, its address and its number of items. `workers.direct`
-writes them, again whenever an array may have moved, and keeps the arrays alive.
+once into an array, the table: two words for each, its address and its number of items.
+`workers.direct_addresses` writes them, again whenever an array may have moved, and keeps the arrays alive.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from workers.kernels.compiling import called, inlined
 from workers.kernels.words import address_of
 
 ARRAYS: dict[str, tuple[int, Any]] = {}
-"""Name of an array → its first word in the book, and the type of its items."""
+"""Name of an array → its first word in the table, and the type of its items."""
 
 
 def _pointer_to(item: Any) -> Any:
@@ -39,14 +39,14 @@ def _pointer_to(item: Any) -> Any:
 
 
 def _array(name: str, item: Any) -> Callable[[Any], Any]:
-    """Add an array to the book; return the helper by which kernels get it from a book."""
+    """Add an array to the table; return the helper by which kernels get it from a table."""
     word = 2 * len(ARRAYS)
     ARRAYS[name] = word, item
     pointer = _pointer_to(numba.from_dtype(np.dtype(item)))
 
     @inlined
-    def array(book: Any) -> Any:
-        return numba.carray(pointer(book[word]), (book[word + 1],))
+    def array(table: Any) -> Any:
+        return numba.carray(pointer(table[word]), (table[word + 1],))
 
     return array
 
@@ -169,7 +169,7 @@ payloads are ticks.
 """
 SUBMITTED, CPU, PID = range(_FIRST + 21, _FIRST + 24)
 """When the batch was submitted, by the wall clock (ns); as a result, the CPU time that it took (ns), before
-that the CPU time at its begin; the id of this process.
+that the CPU time at its start; the id of this process.
 """
 DATA, ALONE, AHEAD = range(_FIRST + 24, _FIRST + 27)
 """Where payloads begin in the slab; when a payload that came alone was received (ns), 0 if none did; what
@@ -180,7 +180,7 @@ BOOKS, SHOWN_ROOM, SHOWN_VERSIONS = range(_FIRST + 27, _FIRST + 30)
 levels; the byte in it at which the versions of rows begin.
 """
 WORDS = _FIRST + 30
-"""Words of a book."""
+"""Words of an address table."""
 
 _as_bytes = _pointer_to(types.uint8)
 
@@ -212,8 +212,8 @@ WALL, MONOTONIC, THREAD_CPU = 0, 1, 3
 
 
 @called
-def time_ns(book: Any, which: int) -> int:
+def time_ns(table: Any, which: int) -> int:
     """Return the time of a clock (ns)."""
-    found = clock(book)
+    found = clock(table)
     _clock_gettime(np.int32(which), address_of(found))
     return found[0] * 1_000_000_000 + found[1]

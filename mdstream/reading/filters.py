@@ -18,8 +18,8 @@ from mdstream.text.durations import EXAMPLES, parse_duration
 from mdstream.text.times import TimeText, parse_time_text, to_ns
 
 Since = date | timedelta | int | str
-"""A datetime with its time zone or a date in UTC (also as ISO 8601 text), a duration before now (also as
-text, `5m`), or ns since 1970 UTC.
+"""A datetime with its time zone or a date in UTC (also as a string in ISO 8601), a duration before now
+(also as a string, `5m`), or ns since 1970 UTC.
 """
 
 
@@ -130,13 +130,13 @@ def to_nanoseconds(since: Since, zone: tzinfo | None = None) -> int:
     if since < _LEAST_NS:
         raise ConfigError(
             f"since: {since} as nanoseconds since 1970 is before 2000; a duration before now is a "
-            f"timedelta or text ({EXAMPLES}), and a time a datetime"
+            f"timedelta or a string ({EXAMPLES}), and a time a datetime"
         )
     return since
 
 
 def to_seconds(value: float | timedelta | str, name: str) -> float:
-    """Return a duration (seconds, also as text; a timedelta; text such as `5m`) in seconds.
+    """Return a duration (seconds, also as a string; a timedelta; a string such as `5m`) in seconds.
 
     This is the rule for all timeouts and durations that readers take: finite, not negative, and no longer
     than a thread can wait. `name` is used in errors. Raises `ConfigError`.

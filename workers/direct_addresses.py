@@ -1,4 +1,4 @@
-"""The book of the direct path (`kernels.book`): who writes where all arrays and chunks are.
+"""The address table of the direct path (`kernels.address_table`): writes where all arrays and chunks are.
 
 It names the layouts and texts that the usual way (`workers.job`) has learned in this process, the ends of
 the frames, and the arrays of last values, bars and counters.
@@ -26,7 +26,7 @@ from workers.aggregation.interval_bars import EVERY, KEPT
 from workers.aggregation.ladders import Ladders
 from workers.decoding.kernel_decoder import KernelDecoder
 from workers.decoding.layouts import ChannelSlots
-from workers.kernels import book, direct_bars, direct_books
+from workers.kernels import address_table, direct_bars, direct_books
 from workers.kernels import columns as plans
 from workers.kernels import direct_layout as layout
 from workers.kernels.bar_table import BAR, ROW
@@ -43,8 +43,8 @@ _TRADE = ("symbol", "ts", "price", "size", "recv_ts", "conditions", "tape")
 _QUOTE = ("symbol", "ts", "bid_price", "ask_price", "recv_ts")
 
 
-class DirectBook:
-    """The book of one stream. `array` is what kernels read; `words` are the same words for Python."""
+class AddressTable:
+    """The address table of one stream. Kernels read `array`; `words` are the same words for Python."""
 
     # Written here, and by kernels:
     array: npt.NDArray[np.int64]
@@ -52,9 +52,9 @@ class DirectBook:
     """The arrays that only the direct path uses."""
     # Written only here:
     _bound: dict[str, Any]
-    """The arrays in the book, by name."""
+    """The arrays in the table, by name."""
     _chunks: dict[str, Chunk | None]
-    """The chunks in the book, by channel."""
+    """The chunks in the table, by channel."""
     _slab: Slab | None
     _decoder: KernelDecoder | None
     _tables: list[ChannelSlots]
@@ -64,17 +64,17 @@ class DirectBook:
         self._spec = spec
         self._targets = targets
         self._context = job.context_of(str(run), spec.name, kernels)
-        self.array = np.zeros(book.WORDS, np.int64)
+        self.array = np.zeros(address_table.WORDS, np.int64)
         self.words = memoryview(self.array)  # type: ignore[arg-type]
         self.own, self._bound, self._chunks = {}, {}, {}
         self._decoder = None
         self._tables = []
-        self._slab_words = book.ARRAYS["buffer"][0]
+        self._slab_words = address_table.ARRAYS["buffer"][0]
         self._slab = None
-        self.array[book.PID] = os.getpid()
+        self.array[address_table.PID] = os.getpid()
 
     def bind(self) -> PayloadKind | None:
-        """Bring the book up to date; return the kind of payload, or None if nothing can be decoded yet."""
+        """Bring the table up to date; return the kind of payload, or None if nothing can be decoded yet."""
         found = self._context.stream_decoder()
         if found is None:
             return None
@@ -87,7 +87,8 @@ class DirectBook:
         self._bind_latest()
         self._bind_books()
         self._bind_series()
-        self.array[book.KNOWN], self.array[book.ROOM] = decoder.known_layouts, decoder.room
+        self.array[address_table.KNOWN] = decoder.known_layouts
+        self.array[address_table.ROOM] = decoder.room
         return kind
 
     def bind_slab(self, slab: Slab) -> None:
@@ -96,7 +97,7 @@ class DirectBook:
             return
         self._slab, words = slab, self.words
         words[self._slab_words], words[self._slab_words + 1] = slab.address, len(slab.view)
-        words[book.DATA] = slab.data_offset
+        words[address_table.DATA] = slab.data_offset
 
     def _bind_decoder(self, decoder: KernelDecoder) -> None:
         """Write what stays where it is as long as the decoder does."""
@@ -118,11 +119,11 @@ class DirectBook:
         )
 
     def _write(self, arrays: Mapping[str, Any]) -> None:
-        """Write the addresses of arrays that are not those in the book, and keep the arrays alive."""
+        """Write the addresses of arrays that are not those in the table, and keep the arrays alive."""
         for name, array in arrays.items():
             if self._bound.get(name) is array:
                 continue
-            word, item = book.ARRAYS[name]
+            word, item = address_table.ARRAYS[name]
             assert array.dtype in (item, np.bool_), name
             assert array.flags.c_contiguous, name
             self._bound[name] = array
@@ -154,7 +155,7 @@ class DirectBook:
             "valid": most,
             "side_codes": 3,
         }
-        arrays = {name: np.zeros(length, book.ARRAYS[name][1]) for name, length in lengths.items()}
+        arrays = {name: np.zeros(length, address_table.ARRAYS[name][1]) for name, length in lengths.items()}
         arrays["valid"][:] = 1
         return arrays
 
@@ -276,19 +277,19 @@ class DirectBook:
                 "latest_head": latest.head.array if latest is not None else np.zeros(0, np.uint64),
             }
         )
-        self.array[book.ASPECTS] = len(aspects)
-        self.array[book.LATEST_ROOM] = chunk.rows if chunk else 0
-        self.array[book.VERSIONS] = chunk.views[-1].offset if chunk else 0
+        self.array[address_table.ASPECTS] = len(aspects)
+        self.array[address_table.LATEST_ROOM] = chunk.rows if chunk else 0
+        self.array[address_table.VERSIONS] = chunk.views[-1].offset if chunk else 0
 
     def _bind_books(self) -> None:
         """Write where the levels of order books are, and where the best ones go."""
         targets = self._targets.books
         channel = book_channel(self._spec)
         if targets is None or channel is None or not isinstance(targets.ladders, Ladders):
-            self.array[book.BOOKS] = -1
+            self.array[address_table.BOOKS] = -1
             return
         names = [table.channel.name for table in self._tables]
-        self.array[book.BOOKS] = names.index(channel.name)
+        self.array[address_table.BOOKS] = names.index(channel.name)
         codes = self._context.codes_of(channel.column("side").dictionary)
         sides = (channel.levels or {}).values()
         self.own["side_codes"][1:] = [codes.get(side, -1) for side in sides]
@@ -305,7 +306,7 @@ class DirectBook:
                 "level_sizes": ladders.sizes,
             }
         )
-        self.array[book.SHOWN_ROOM] = chunk.rows if chunk else 0
+        self.array[address_table.SHOWN_ROOM] = chunk.rows if chunk else 0
         if chunk is None or self._chunks.get("books") is chunk:
             return
         self._chunks["books"] = chunk
@@ -320,14 +321,14 @@ class DirectBook:
                 "shown_head": frame.head.array,
             }
         )
-        self.array[book.SHOWN_VERSIONS] = chunk.views[-1].offset
+        self.array[address_table.SHOWN_VERSIONS] = chunk.views[-1].offset
 
     def _bind_bars(self) -> None:
         """Write which channels bars are made of, and where what they need is."""
         numbers = {table.channel.name: number for number, table in enumerate(self._tables)}
         rules = self._spec.bar_rules
         sources = rules.sources if rules is not None else ("", "", "", "")
-        words = slice(book.TRADES, book.CANCELS + 1)
+        words = slice(address_table.TRADES, address_table.CANCELS + 1)
         self.array[words] = [numbers.get(name, -1) for name in sources]
         effects = self._context.effects
         known = effects.known.reshape(-1) if effects is not None else np.zeros(0, np.uint8)

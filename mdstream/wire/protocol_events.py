@@ -29,4 +29,4 @@ class Note(NamedTuple):
     text: str
 
 
-Happening = Ready | Refused | Waiting | Note
+ProtocolEvent = Ready | Refused | Waiting | Note

@@ -33,12 +33,13 @@ from workers.repeats import (
     find_newest,
     find_overlap,
     groups,
-    join_marks,
+    pack_marks,
     read_same_times,
+    unpack_marks,
 )
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 _AREA_BYTES = 8 * 1024 * 1024
 """Bytes for the columns of a page; larger results are allocated separately."""
@@ -166,16 +167,7 @@ def stage(ticket: PageTicket) -> PageReceipt:
 
 
 def join(ticket: JoinTicket) -> JoinReceipt:
-    """Join staged files to one Parquet file, one row group at a time, which bounds memory.
-
-    If the service marked a trade between two pages that have it, the file is written again, with the mark.
-    """
-    receipt, marks = _join(ticket)
-    return receipt if marks is None else _join(ticket, marks)[0]
-
-
-def _join(ticket: JoinTicket, marks: pl.DataFrame | None = None) -> tuple[JoinReceipt, pl.DataFrame | None]:
-    """Join staged files, with `marks` that repeated rows have. Return also those that first rows lack."""
+    """Join staged files to one Parquet file, one row group at a time, which bounds memory."""
     spec = STREAMS[ticket.stream]
     channel = spec.by_name[ticket.channel]
     rules = spec.bar_rules
@@ -190,7 +182,7 @@ def _join(ticket: JoinTicket, marks: pl.DataFrame | None = None) -> tuple[JoinRe
     first: dict[str, str | int] = {}
     last: dict[str, str | int] = {}
     rows = repeated = differing = 0
-    missing: list[pl.DataFrame] = []
+    marks, missing = unpack_marks(ticket.marks), list[pa.Table]()
     compares = bool(channel.numbered_by or channel.one_per)
     newest = find_newest(ticket.before, channel) if compares else {}
     with pq.ParquetWriter(
@@ -224,8 +216,8 @@ def _join(ticket: JoinTicket, marks: pl.DataFrame | None = None) -> tuple[JoinRe
                 last[column.name] = max(last.get(column.name, most), most)
     _settle(into)
     pa.default_memory_pool().release_unused()
-    receipt = JoinReceipt(rows, into.stat().st_size, first, last, repeated, differing)
-    return receipt, join_marks(missing, mark) if missing and marks is None else None
+    lacking = pack_marks(missing) if marks is None else b""
+    return JoinReceipt(rows, into.stat().st_size, first, last, repeated, differing, lacking)
 
 
 def _event_times(channel: Channel, columns: Any) -> npt.NDArray[np.int64]:

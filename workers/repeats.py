@@ -94,8 +94,8 @@ class Kept(NamedTuple):
     rows: pa.Table
     differing: int
     """Rows that were dropped although they differ (`Channel.one_per`)."""
-    marks: pl.DataFrame | None
-    """Rows that were dropped, and have a mark that the first one lacks."""
+    marks: pa.Table | None
+    """Rows that were dropped, and have a mark that the first one lacks; texts are strings."""
 
 
 def drop_repeats(group: pa.Table, earlier: pa.Table, channel: Channel, mark: str) -> Kept:
@@ -133,7 +133,8 @@ def drop_repeats(group: pa.Table, earlier: pa.Table, channel: Channel, mark: str
             if mark:
                 is_late = pl.col(mark).is_not_null() & pl.col(mark).first().over(values).is_null()
                 late = found.filter(~is_first & is_late)
-                marks = late if late.height else None
+                texts = pl.col(pl.Categorical, pl.Enum).cast(pl.String)
+                marks = late.with_columns(texts).to_arrow() if late.height else None
         kept[suspects] = found.select(is_first).to_series().to_numpy()
         differs[suspects] = found.select(is_new & ~is_first).to_series().to_numpy()
     before = len(times) - group.num_rows
@@ -150,8 +151,9 @@ def add_marks(group: pa.Table, marks: pl.DataFrame, mark: str) -> pa.Table:
     found = pl.from_arrow(group.select(marks.columns))
     assert isinstance(found, pl.DataFrame)
     texts = pl.col(pl.Categorical, pl.Enum).cast(pl.String)
+    first = marks.unique(keys, keep="last", maintain_order=True)
     marked = found.with_columns(texts).join(
-        marks.with_columns(texts), on=keys, how="left", nulls_equal=True, maintain_order="left"
+        first, on=keys, how="left", nulls_equal=True, maintain_order="left"
     )
     column = marked.select(pl.coalesce(mark, f"{mark}_right")).to_series().to_arrow()
     field = group.schema.field(mark)
@@ -159,11 +161,24 @@ def add_marks(group: pa.Table, marks: pl.DataFrame, mark: str) -> pa.Table:
     return group.set_column(group.schema.get_field_index(mark), field, column)
 
 
-def join_marks(marks: list[pl.DataFrame], mark: str) -> pl.DataFrame:
-    """Return one row for each row that is marked."""
+def pack_marks(marks: Sequence[pa.Table]) -> bytes:
+    """Return rows with a mark that the first one lacks, for a receipt; empty if there is none."""
+    if not marks:
+        return b""
+    whole = pa.concat_tables(marks)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, whole.schema) as writer:
+        writer.write_table(whole)
+    return bytes(sink.getvalue())
+
+
+def unpack_marks(packed: Sequence[bytes]) -> pl.DataFrame | None:
+    """Return the rows in the receipts of some files, each once; None if there is none."""
     import polars as pl
 
-    texts = pl.col(pl.Categorical, pl.Enum).cast(pl.String)
-    whole = pl.concat([each.with_columns(texts) for each in marks])
-    keys = [name for name in whole.columns if name != mark]
-    return whole.unique(keys, keep="last", maintain_order=True)
+    tables = [pa.ipc.open_stream(each).read_all() for each in packed if each]
+    if not tables:
+        return None
+    found = pl.from_arrow(pa.concat_tables(tables))
+    assert isinstance(found, pl.DataFrame)
+    return found.unique(maintain_order=True)

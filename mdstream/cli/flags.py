@@ -123,7 +123,9 @@ def stream_settings(symbols: Iterable[str] | None, feed: Iterable[str] | None) -
                 names = ", ".join(STREAMS)
                 raise ConfigError(f"--{flag} {text}: write STREAM=VALUE with STREAM one of {names}")
             name = f"{stream}.{flag}"
-            found[name] = f"{found[name]},{value}" if name in found and flag == "symbols" else value
+            if name in found and flag == "feed":
+                raise ConfigError(f"--feed {text}: given 2 times for {stream}, and it has one data feed")
+            found[name] = f"{found[name]},{value}" if name in found else value
     return found
 
 

@@ -40,8 +40,16 @@ class Selection:
 
     @property
     def count(self) -> int:
-        """How many subscriptions the user wants; the contracts of an underlying count as one."""
-        return sum(map(len, self._named.values()))
+        """How many subscriptions the user wants; the contracts of an underlying count as one.
+
+        An underlying counts as none if the user has removed all that is followed for it.
+        """
+        return sum(self._is_wanted(channel, s) for channel, named in self._named.items() for s in named)
+
+    def _is_wanted(self, channel: str, symbol: str) -> bool:
+        """Return whether the user wants any subscription that a named symbol stands for."""
+        followed = set() if self._is_streamed(symbol) else set(self._followed.find(symbol))
+        return not followed or bool(followed - self._removed.get(channel, set()))
 
     def subscribe(self, channels: Sequence[str], symbols: Sequence[str]) -> list[str]:
         """Add symbols; without `channels`, on all channels and to fetches too. Return those to fetch now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from enum import IntEnum
 
@@ -9,6 +10,8 @@ from mdstream.errors import DecompressionError
 
 _MEMBER = b"\x1f\x8b"
 """The first bytes of a member of a gzip file."""
+_MEMBERS_LOOKED_AT = 10
+"""Members in which the start of a body is searched."""
 
 
 class Compression(IntEnum):
@@ -29,10 +32,18 @@ def decompressed_start(data: bytes, compression: Compression, most: int) -> byte
     """Return the first `most` decompressed bytes. Raises `DecompressionError`."""
     if compression is Compression.PLAIN:
         return data[:most]
-    try:  # a script that runs a backfill may have an `isal.py` beside it, so Python's own is used here
-        return zlib.decompressobj(wbits=31).decompress(data, most)
-    except zlib.error as error:
-        raise DecompressionError(f"bad gzip: {error}") from error
+    start = b""
+    for _ in range(_MEMBERS_LOOKED_AT):
+        # A script that runs a backfill may have an `isal.py` beside it, so Python's own is used here.
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            start += unpacker.decompress(data, most - len(start))
+        except zlib.error as error:
+            raise DecompressionError(f"bad gzip: {error}") from error
+        data = unpacker.unused_data
+        if len(start) == most or data[:2] != _MEMBER:
+            break
+    return start
 
 
 def decompress(data: bytes | memoryview, compression: Compression, most: int) -> bytes:
@@ -42,19 +53,19 @@ def decompress(data: bytes | memoryview, compression: Compression, most: int) ->
     """
     if compression is Compression.PLAIN:
         return bytes(data)
-    from isal import igzip_lib, isal_zlib  # readers and feeds do not need it
+    from isal import igzip, igzip_lib, isal_zlib  # readers and feeds do not need it
 
-    parts: list[bytes] = []
-    rest: bytes | memoryview = data
-    while not parts or bytes(rest[:2]) == _MEMBER:
-        unpacker = isal_zlib.decompressobj(wbits=31)
-        try:
-            parts.append(unpacker.decompress(rest, most + 1))
-        except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub has a variable
-            raise DecompressionError(f"bad gzip: {error}") from error
-        if sum(map(len, parts)) > most:
-            raise DecompressionError(f"more than {most:,} bytes once decompressed")
-        if not unpacker.eof:
-            raise DecompressionError("bad gzip: it ends too early")
-        rest = unpacker.unused_data
-    return b"".join(parts)
+    unpacker = isal_zlib.decompressobj(wbits=31)
+    try:
+        plain: bytes = unpacker.decompress(data, most + 1)
+        if unpacker.eof and unpacker.unused_data[:2] == _MEMBER and len(plain) <= most:
+            rest = io.BytesIO(unpacker.unused_data)
+            with igzip.IGzipFile(fileobj=rest) as others:  # type: ignore[no-untyped-call]
+                plain += others.read(most + 1 - len(plain))
+    except (igzip_lib.IsalError, OSError, EOFError) as error:  # type: ignore[misc]  # its stub has a variable
+        raise DecompressionError(f"bad gzip: {error}") from error
+    if len(plain) > most:
+        raise DecompressionError(f"more than {most:,} bytes once decompressed")
+    if not unpacker.eof:
+        raise DecompressionError("bad gzip: it ends too early")
+    return plain

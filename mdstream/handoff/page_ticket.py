@@ -54,6 +54,9 @@ class PageReceipt(NamedTuple):
         return not self.rows and not self.rejects
 
 
+ArrowStream = bytes
+
+
 class JoinTicket(NamedTuple):
     """Asks to join staged files of one partition, in order, into the Parquet file at `into`."""
 
@@ -64,6 +67,8 @@ class JoinTicket(NamedTuple):
     before: tuple[str, ...] = ()
     """The staged files before them of the first symbol, which are in other files of the store: `paths` may
     repeat rows of these."""
+    marks: tuple[ArrowStream, ...] = ()
+    """The `marks` of receipts: the rows get the marks of their repetitions."""
 
 
 class JoinReceipt(NamedTuple):
@@ -79,3 +84,7 @@ class JoinReceipt(NamedTuple):
     """Rows that repeat another one; they are left out."""
     differing: int = 0
     """Those of them that have other values than the first (`Channel.one_per`)."""
+    marks: ArrowStream = b""
+    """Left-out rows that the service has marked since it sent the first one, which may be in another file:
+    an Arrow stream. All files must be joined again with them.
+    """

@@ -163,31 +163,21 @@ class Filing:
                 progress
             )
         stamp = f"{time.time_ns():x}"
-        planned: list[tuple[str, dict[str, str], _Bundle]] = []
+        planned: list[_Planned] = []
         for shards in parts.values():
             partition = self._request.partition(shards[0].shard.first)
             for bundle in _bundle(self._list_staged(shards)):
                 name = f"backfill-{stamp}-{len(planned)}.zstd.parquet"
-                planned.append((self._table.path(partition, name), partition, bundle))
+                planned.append(_Planned(self._table.path(partition, name), partition, bundle))
         number = self._ledger.add_files(
             self._request.dataset, [path for path, *_ in planned], [p.id for p in group.shards]
         )
-        files = []
-        for path, partition, bundle in planned:
-            ticket = JoinTicket(
-                self._request.spec.name,
-                self._request.channel.name,
-                bundle.paths,
-                str(self._table.folder / path),
-                bundle.before,
+        files = await self._join(planned, executor)
+        if marks := tuple(file.receipt.marks for file in files if file.receipt.marks):
+            log.info(
+                "%s: the service marked trades between two pages: joining again", self._request.dataset
             )
-            try:
-                files.append(NewFile(path, partition, await executor.join(ticket)))
-            except FileNotFoundError as error:
-                raise StoreError(
-                    f"store: {self._table.folder} cannot be written: {error.filename} was removed; "
-                    "run the same again to fetch the lost rows"
-                ) from error
+            files = await self._join(planned, executor, marks)
         rows = sum(file.receipt.rows for file in files)
         repeated = sum(file.receipt.repeated for file in files)
         if rows + repeated != group.rows:
@@ -208,6 +198,24 @@ class Filing:
         await self._commit(number, files, group)
         await asyncio.to_thread(self._staging.drop, *group.shards)
         self._on_commit(rows, repeated, len(files))
+
+    async def _join(
+        self, planned: Sequence[_Planned], executor: PageExecutor, marks: tuple[bytes, ...] = ()
+    ) -> list[NewFile]:
+        """Write the planned files, with the `marks` of earlier receipts."""
+        stream, channel = self._request.spec.name, self._request.channel.name
+        files = []
+        for path, partition, bundle in planned:
+            into = str(self._table.folder / path)
+            ticket = JoinTicket(stream, channel, bundle.paths, into, bundle.before, marks)
+            try:
+                files.append(NewFile(path, partition, await executor.join(ticket)))
+            except FileNotFoundError as error:
+                raise StoreError(
+                    f"store: {self._table.folder} cannot be written: {error.filename} was removed; "
+                    "run the same again to fetch the lost rows"
+                ) from error
+        return files
 
     def _list_staged(self, shards: Iterable[Progress]) -> list[_Staged]:
         return [
@@ -263,6 +271,14 @@ class _Bundle(NamedTuple):
 
     paths: tuple[str, ...]
     before: tuple[str, ...]
+
+
+class _Planned(NamedTuple):
+    """A file that is to be written: its path in the table, its partition, and what goes into it."""
+
+    path: str
+    partition: dict[str, str]
+    bundle: _Bundle
 
 
 def _bundle(staged: Sequence[_Staged]) -> Iterator[_Bundle]:

@@ -89,8 +89,8 @@ class Fetcher:
     # Written by `cycle`, and by its requests.
     current: Cycle
     """The running cycle with its results so far, or the last one."""
-    _since: str
-    """Start of the interval that the next cycle fetches; empty before the first success."""
+    _since: dict[str, str]
+    """By symbol: when the last cycle began that succeeded for it, on streams of events. None before."""
 
     def __init__(
         self,
@@ -107,16 +107,18 @@ class Fetcher:
         self._commit = commit
         self._interval_s = interval_s
         self._on_chain = on_chain
-        self._since = ""
+        self._since = {}
         self.current = Cycle()
 
     async def cycle(self, symbols: Sequence[str], are_new: bool = False) -> Cycle:
         """Fetch all of `symbols` at once. An error of a symbol is not raised but recorded.
 
-        With `are_new`, they are fetched as in a first cycle, and the next cycle is not changed by that.
+        With `are_new`, they are fetched as in a first cycle.
         """
         result = self.current = Cycle(started_ns=time.monotonic_ns())
-        since, requests = "" if are_new else self._since, self._client.requests
+        requests = self._client.requests
+        for symbol in symbols if are_new else ():
+            self._since.pop(symbol, None)
         begun = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         chain = self._spec.chain
         chains = [s for s in symbols if chain and not chain.is_contract(s)]
@@ -126,21 +128,35 @@ class Fetcher:
         urgent = [s for s in singles if s in self._stream.priority]
         others = [s for s in singles if s not in self._stream.priority]
         # Symbols with priority share no request with others, and wait for none.
-        groups = group(urgent, allowed, self._spec.fetch.max_symbols)
-        groups += group(others, allowed - len(groups), self._spec.fetch.max_symbols)
+        groups = self._group_by_since(urgent, allowed)
+        groups += self._group_by_since(others, allowed - len(groups))
         try:
             async with asyncio.TaskGroup() as tasks:
                 for underlying in chains:
                     tasks.create_task(self._chain(underlying, result))
-                for members in groups:
+                for since, members in groups:
                     tasks.create_task(self._group(members, since, result))
         except* SharedMemoryError as errors:
             raise first_error(errors) from None  # no symbol is at fault: there is no room for data
-        if result.ok and not are_new:  # if nothing succeeded, the next cycle covers this interval again
-            self._since = begun
+        if self._spec.fetch.since_parameter:
+            self._since |= dict.fromkeys(result.ok, begun)
         result.requests = self._client.requests - requests
         result.ended_ns = time.monotonic_ns()
         return result
+
+    def _group_by_since(self, symbols: Sequence[str], allowed: int) -> list[tuple[str, list[str]]]:
+        """Return groups of symbols for one request each, with the time since which they lack events.
+
+        A symbol whose request failed lacks those of an earlier time than the others; a new one has no time.
+        """
+        parts: dict[str, list[str]] = {}
+        for symbol in symbols:
+            parts.setdefault(self._since.get(symbol, ""), []).append(symbol)
+        groups: list[tuple[str, list[str]]] = []
+        for since, members in parts.items():
+            found = group(members, allowed - len(groups), self._spec.fetch.max_symbols)
+            groups += [(since, each) for each in found]
+        return groups
 
     async def _group(self, symbols: list[str], since: str, result: Cycle) -> None:
         fetch = self._spec.fetch

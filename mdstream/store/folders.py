@@ -9,9 +9,9 @@ from pathlib import Path
 from mdstream.errors import ConfigError
 from mdstream.store.objects import check_object_store
 
-_REFUSED = re.compile(r"[%=\\\[\]^|\x00-\x1f\x7f]")
-"""Characters with which delta-rs 1.6 looks for a table in another folder, or ends with a panic; and the one
-with which Polars takes the name of a folder for a column.
+_REFUSED = re.compile(r"[%=\\\[\]^|\x00-\x1f\x7f\ud800-\udfff]")
+"""Characters with which delta-rs 1.6 looks for a table in another folder, or ends with a panic; the one
+with which Polars takes the name of a folder for a column; and bytes that are not UTF-8.
 """
 
 

@@ -62,7 +62,7 @@ def test_what_is_not_given_is_not_passed_on() -> None:
 
 
 def test_symbols_and_feeds_are_settings_of_their_stream() -> None:
-    assert stream_settings(["stocks=A,B", "crypto=BTC/USD", "stocks=C"], ["stocks=iex", "stocks=sip"]) == {
+    assert stream_settings(["stocks=A,B", "crypto=BTC/USD", "stocks=C"], ["stocks=sip"]) == {
         "stocks.symbols": "A,B,C",
         "crypto.symbols": "BTC/USD",
         "stocks.feed": "sip",
@@ -72,6 +72,11 @@ def test_symbols_and_feeds_are_settings_of_their_stream() -> None:
             ConfigError, match=r"--symbols .*: write STREAM=VALUE with STREAM one of stocks"
         ):
             stream_settings([text], None)
+
+
+def test_a_stream_has_one_data_feed() -> None:
+    with pytest.raises(ConfigError, match="--feed stocks=iex: given 2 times for stocks"):
+        stream_settings(None, ["stocks=sip", "crypto=us", "stocks=iex"])
 
 
 def test_a_backfill_distinguishes_options_from_settings() -> None:

@@ -79,6 +79,18 @@ def test_a_contract_that_the_user_removed_is_not_followed_until_the_user_adds_it
     assert SPY[0] in wanted(selection)["quotes"]
 
 
+def test_who_removed_all_contracts_of_an_underlying_wants_no_subscription_of_it(tmp_path: Path) -> None:
+    selection = make_selection(tmp_path, symbols=["SPY"])
+    selection.follow("SPY", SPY)
+    selection.unsubscribe([], SPY[:1])
+    assert selection.count == 2
+    selection.unsubscribe([], SPY[1:])
+    assert wanted(selection) == {"trades": set(), "quotes": set()}
+    assert selection.count == 0
+    selection.subscribe(["quotes"], SPY[:1])
+    assert selection.count == 2, "the contract, and its underlying"
+
+
 def test_only_new_symbols_are_fetched(tmp_path: Path) -> None:
     selection = make_selection(tmp_path, "stocks", symbols=["AAPL"])
     assert selection.subscribe([], ["AAPL", "MSFT", "*"]) == ["MSFT"]

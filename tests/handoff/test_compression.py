@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 import zlib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mdstream.errors import DecompressionError
-from mdstream.handoff.compression import Compression, decompress, decompressed_size
+from mdstream.handoff.compression import Compression, decompress, decompressed_size, decompressed_start
 from mdstream.handoff.slab import Slab
 from mdstream.streams.spec import PayloadKind
 from workers.decoding.payloads import Payloads
@@ -31,9 +32,20 @@ def test_all_members_are_unpacked(parts: list[bytes]) -> None:
     assert decompress(packed, Compression.GZIP, 10_000) == gzip.decompress(packed) == b"".join(parts)
     with pytest.raises(DecompressionError):
         decompress(packed[:-1], Compression.GZIP, 10_000)
+    whole = b"".join(parts)
+    assert decompressed_start(packed, Compression.GZIP, 50) == whole[:50]
     if total := sum(map(len, parts)):
         with pytest.raises(DecompressionError, match="more than"):
             decompress(packed, Compression.GZIP, total - 1)
+
+
+def test_very_many_members_take_no_longer_than_their_bytes() -> None:
+    """Each member that copied the rest would take minutes."""
+    packed = gzip.compress(b"") * 100_000 + gzip.compress(b"end")
+    began = time.process_time()
+    assert decompress(packed, Compression.GZIP, 10) == b"end"
+    assert decompressed_start(packed, Compression.GZIP, 10) == b""
+    assert time.process_time() - began < 30
 
 
 @given(st.binary(max_size=300), st.binary(max_size=40), st.integers(0, 400))

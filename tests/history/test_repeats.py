@@ -70,13 +70,15 @@ def test_rows_of_two_files_are_compared(
 
 
 @pytest.mark.cases("I4", "V3")
+@pytest.mark.parametrize("pages_a_file", [1, 2, 3])
 @pytest.mark.parametrize("rows_a_group", [1, 2, 131_072])
 @pytest.mark.parametrize("marked_at", [0, 1, 2])
 def test_a_trade_that_is_marked_between_two_pages_is_stored_once_with_the_mark(
-    marked_at: int, rows_a_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    marked_at: int, rows_a_group: int, pages_a_file: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each page repeats the last trade of the page before; one of its copies has the mark."""
     monkeypatch.setattr(repeats, "_ROWS_A_GROUP", rows_a_group)
+    monkeypatch.setattr(filing, "_ROWS_PER_PAGE", filing.ROWS_PER_FILE // pages_a_file)
     pages = [[0, 1], [1, 2], [1, 3]]
 
     def answer(path: str, query: Query) -> Any:

@@ -363,7 +363,7 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
     play(story, "news")
 
 
-def test_new_symbols_are_fetched_as_at_the_start_and_leave_the_next_cycle_as_it_was() -> None:
+def test_each_symbol_is_fetched_since_its_own_last_cycle_and_a_new_one_as_at_the_start() -> None:
     async def story(case: Case) -> None:
         asked = []
         real = case.client.get
@@ -374,12 +374,45 @@ def test_new_symbols_are_fetched_as_at_the_start_and_leave_the_next_cycle_as_it_
 
         case.client.get = get  # type: ignore[method-assign]
         await case.fetcher.cycle(["AAPL"])
-        since = case.fetcher._since
+        since = dict(case.fetcher._since)
         await asyncio.sleep(1.1)
         assert (await case.fetcher.cycle(["MSFT"], are_new=True)).ok == {"MSFT"}
         assert "start" not in asked[1]
+        since = {**case.fetcher._since, **since}
         await case.fetcher.cycle(["AAPL", "MSFT"])
-        assert asked[2]["start"] == since
+        assert {each["symbols"]: each["start"] for each in asked[2:]} == since
+        assert since["AAPL"] < since["MSFT"]
+
+    play(story, "news")
+
+
+def test_a_symbol_whose_request_failed_is_asked_again_since_its_own_last_cycle() -> None:
+    """Otherwise what happened in the failed interval would never be requested."""
+
+    async def story(case: Case) -> None:
+        asked: list[dict[str, Any]] = []
+        failing: set[str] = set()
+        real = case.client.get
+
+        async def get(path: str, params: Any) -> Any:
+            asked.append(dict(params))
+            if failing.intersection(params["symbols"].split(",")):
+                raise NetworkError("broken")
+            return await real(path, params)
+
+        case.client.get = get  # type: ignore[method-assign]
+        await case.fetcher.cycle(["AAPL"])
+        await asyncio.sleep(1.1)
+        await case.fetcher.cycle(["MSFT"])  # so that the two are in different requests
+        since = dict(case.fetcher._since)
+        await asyncio.sleep(1.1)
+        failing.add("MSFT")
+        assert (await case.fetcher.cycle(["AAPL", "MSFT"])).failed.keys() == {"MSFT"}
+        assert case.fetcher._since["AAPL"] > since["AAPL"]
+        failing.clear()
+        asked.clear()
+        assert (await case.fetcher.cycle(["AAPL", "MSFT"])).ok == {"AAPL", "MSFT"}
+        assert {"MSFT": since["MSFT"]}.items() <= {each["symbols"]: each["start"] for each in asked}.items()
 
     play(story, "news")
 

@@ -211,20 +211,6 @@ def _writer_properties() -> WriterProperties:
     return WriterProperties(compression="ZSTD", compression_level=3, column_properties={ROW: numbers})
 
 
-def _writer_options(table: DeltaTable) -> dict[str, Any]:
-    """Return the same for `pyarrow.parquet.ParquetWriter`."""
-    import pyarrow as pa
-
-    stored = pa.schema(table.schema())
-    leaves = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in stored]
-    return {
-        "compression": "zstd",
-        "compression_level": 3,
-        "use_dictionary": [name for name in leaves if name != ROW],
-        "column_encoding": {ROW: "DELTA_BINARY_PACKED"} if ROW in leaves else None,
-    }
-
-
 def _rejects_frame(rows: list[RejectRow]) -> pl.DataFrame:
     import polars as pl
 
@@ -265,7 +251,7 @@ def compact(ticket: CompactTicket) -> int:
         table = _open(ticket.table, ticket.options)
         if table is None:
             return 0
-        joined = compaction.compact(table, _TARGET_BYTES, _writer_options(table))
+        joined = compaction.compact(table, _TARGET_BYTES, as_differences=(ROW,))
         table.create_checkpoint()
         table.vacuum(ticket.keep_hours, dry_run=False, enforce_retention_duration=False)
         return joined

@@ -1,9 +1,4 @@
-"""Small files of a table, joined to large ones.
-
-delta-rs can do this, too, but version 1.6 looks for no conflict if a commit changes no data: two processes
-that join the same files both succeed, and all rows are in the table twice. So the commit here is for one
-version of the log, and fails if that exists; then the log is read again, and the files must still be there.
-"""
+"""Small files of a table, joined to large ones. Other processes may do the same at the same time."""
 
 from __future__ import annotations
 
@@ -12,12 +7,13 @@ import posixpath
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pyarrow as pa
 
+from mdstream.store.exact_commit import commit_exactly
 from mdstream.store.migration import format_stats
 
 if TYPE_CHECKING:
@@ -26,16 +22,14 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 _ROWS_A_GROUP = 1 << 20
-_ATTEMPTS = 10
-"""Attempts to commit while others append to the table."""
 
 
-def compact(table: DeltaTable, target_bytes: int, writer_options: Mapping[str, Any]) -> int:
+def compact(table: DeltaTable, target_bytes: int, as_differences: Sequence[str] = ()) -> int:
     """Join files of less than `target_bytes` in each partition; return how many there were.
 
-    `writer_options` are those of `pyarrow.parquet.ParquetWriter`. Rows stay in the order of the commits. If
-    another process joined these files meanwhile, nothing changes, and the result is 0. Raises the errors of
-    the Delta library; the table is then unchanged, too.
+    Integers in the columns `as_differences` are stored as differences. Rows stay in the order of the
+    commits. If another process joined these files meanwhile, nothing changes, and the result is 0. Raises
+    the errors of the Delta library; the table is then unchanged, too.
     """
     from deltalake.fs import DeltaStorageHandler
     from pyarrow.fs import PyFileSystem
@@ -56,39 +50,15 @@ def compact(table: DeltaTable, target_bytes: int, writer_options: Mapping[str, A
                 posixpath.dirname(group[0]["path"]), f"joined-{uuid.uuid4()}.zstd.parquet"
             )
             new.append(path)
-            _write(files, group, path, schema, writer_options)
+            _write(files, group, path, schema, as_differences)
             actions += _replace(files, group, path)
-        is_done = _commit(table, actions, {file["path"] for group in groups for file in group})
+        is_done = commit_exactly(table, actions, {file["path"] for group in groups for file in group})
     finally:
         if not is_done:
             for path in new:
                 with contextlib.suppress(OSError):
                     files.delete_file(path)
     return is_done * sum(map(len, groups))
-
-
-def _commit(table: DeltaTable, actions: Sequence[AddAction | RemoveAction], old: Set[str]) -> bool:
-    """Commit `actions`, which remove the `old` files; return False if others keep changing the table."""
-    from deltalake import CommitProperties
-    from deltalake.exceptions import CommitFailedError
-
-    for _ in range(_ATTEMPTS):
-        table.update_incremental()
-        if not old <= {file["path"] for file in pa.table(table.get_add_actions()).to_pylist()}:
-            return False
-        try:
-            table.create_write_transaction(
-                list(actions),
-                "append",
-                table.schema(),
-                table.metadata().partition_columns,
-                commit_properties=CommitProperties(max_commit_retries=0),
-            )
-        except CommitFailedError:
-            continue
-        table.update_incremental()
-        return True
-    return False
 
 
 def _group(files: Sequence[dict[str, Any]], target_bytes: int) -> Iterator[list[dict[str, Any]]]:
@@ -114,11 +84,18 @@ def _write(
     group: Sequence[dict[str, Any]],
     path: str,
     schema: pa.Schema,
-    options: Mapping[str, Any],
+    as_differences: Sequence[str],
 ) -> None:
     """Write the rows of a group of files to one file; columns that an old file lacks are null."""
     import pyarrow.parquet as pq
 
+    leaves = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in schema]
+    options = {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": [name for name in leaves if name not in as_differences],
+        "column_encoding": dict.fromkeys(set(leaves).intersection(as_differences), "DELTA_BINARY_PACKED"),
+    }
     with files.open_output_stream(path) as stream, pq.ParquetWriter(stream, schema, **options) as writer:
         waiting: list[pa.Table] = []
         for file in group:

@@ -9,6 +9,7 @@ The old files stay until the table is vacuumed.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import time
 import uuid
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pyarrow as pa
 
+from mdstream.store.exact_commit import commit_exactly
 from mdstream.store.schema import find_widened, format_time
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ def migrate(table: DeltaTable, channel: Channel) -> int:
     Return the number of files written. Raises the errors of the Delta library; the table is then unchanged.
     """
     from deltalake import Schema
+    from deltalake.exceptions import CommitFailedError
     from deltalake.fs import DeltaStorageHandler
     from pyarrow.fs import PyFileSystem
 
@@ -46,12 +49,14 @@ def migrate(table: DeltaTable, channel: Channel) -> int:
         [field.with_type(pa.float64()) if field.name in columns else field for field in stored]
     )
     files = PyFileSystem(DeltaStorageHandler.from_table(table._table))
-    actions: list[Any] = [
-        _write_again(files, each, columns) for each in pa.table(table.get_add_actions()).to_pylist()
-    ]
-    partition_by = table.metadata().partition_columns
-    table.create_write_transaction(actions, "overwrite", Schema.from_arrow(widened), partition_by)
-    table.update_incremental()
+    before = pa.table(table.get_add_actions()).to_pylist()
+    actions = [_write_again(files, each, columns) for each in before]
+    old = {file["path"] for file in before}
+    if not commit_exactly(table, actions, old, mode="overwrite", schema=Schema.from_arrow(widened)):
+        for action in actions:
+            with contextlib.suppress(OSError):
+                files.delete_file(action.path)
+        raise CommitFailedError("another process changed the table while it was written again; try again")
     return len(actions)
 
 

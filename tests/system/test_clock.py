@@ -40,6 +40,8 @@ DATA = {
     "mdstream/simulator/rest_query.py": "the end of a range without one",
     "mdstream/simulator/rest_service.py": "times in made-up data, and in headers",
     "mdstream/simulator/traffic.py": "times in made-up data",
+    "mdstream/feed/selection.py": "the day on which contracts expire",
+    "mdstream/store/compaction.py": "the time of a commit",
     "mdstream/store/migration.py": "the time of a commit",
     "mdstream/store/replacement.py": "the time of a commit",
     "mdstream/store/table.py": "the time of a commit",

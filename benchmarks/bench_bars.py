@@ -61,6 +61,7 @@ def _mdstream(given: dict[str, Any]) -> Record:
     from mdstream.frames.writer import FrameWriter, Limits
     from mdstream.handoff.columns import ColumnData
     from mdstream.streams import STREAMS
+    from mdstream.streams.storage import DTYPE
     from workers.aggregation.aggregate import Effects, events_of_trades, fold
     from workers.aggregation.bars import Bars
 
@@ -68,14 +69,17 @@ def _mdstream(given: dict[str, Any]) -> Record:
     rules = spec.bar_rules
     assert rules is not None
     channel, effects, texts = spec.by_name["trades"], Effects(rules), ("@", "@I")
-    extra = {"exchange": np.uint16, "tape": np.uint16, "id": np.uint64, "recv_ts": np.int64}
 
     def columns(start: int) -> list[ColumnData]:
         part = {name: values[start : start + BATCH] for name, values in given.items()}
-        rows = len(part["ts"])
-        part |= {name: np.zeros(rows, dtype) for name, dtype in extra.items()}
         part["recv_ts"] = part["ts"]
-        return [ColumnData(part[column.name]) for column in channel.columns]
+        rows = len(part["ts"])
+        return [
+            ColumnData(part[column.name])
+            if column.name in part
+            else ColumnData(np.zeros(rows, DTYPE[column.kind]), np.zeros(rows, np.bool_))
+            for column in channel.columns
+        ]
 
     with RunDirectory() as run:
         frames = {

@@ -70,7 +70,9 @@ def test_all_streams_switch_to_the_decoders_once_they_are_compiled(tmp_path: Pat
         until(lambda: now(run)["messages"].min() > before)
         log += stopped(process)[1]
     assert process.returncode == 0, log
-    assert (count(log, BEGINS), count(log, SWITCHED), count(log, "WARNING")) == (1, 1, 0), log
+    # On a slow machine, a compilation beside the run may leave too little for its workers.
+    warnings = count(log, "WARNING") - count(log, "overloaded: the oldest of")
+    assert (count(log, BEGINS), count(log, SWITCHED), warnings) == (1, 1, 0), log
     for stream in json.loads(report.read_text())["streams"].values():
         assert stream["committed"] == stream["messages"] > 0
         assert stream["restarts"] == 0

@@ -49,9 +49,8 @@ def work(folder: Path, what: str, barrier: Any, results: Any) -> None:
 @pytest.mark.parametrize(
     "whats", [["compact"] * 3, ["compact", "append"], ["compact", "compact", "append"]]
 )
-@pytest.mark.parametrize("turn", range(3))
 def test_processes_that_compact_at_the_same_time_keep_each_row_once(
-    tmp_path: Path, whats: list[str], turn: int
+    tmp_path: Path, whats: list[str]
 ) -> None:
     for number in range(6):
         append(tmp_path, make(10 * number, 10))

@@ -332,11 +332,11 @@ def test_a_chain_is_reported_at_once_and_does_not_wait_for_a_slow_one() -> None:
 def test_a_cycle_that_failed_leaves_its_time_to_the_next_one() -> None:
     async def story(case: Case) -> None:
         await case.fetcher.cycle(["AAPL"])
-        since = case.fetcher._since
+        since = dict(case.fetcher._since)
         case.client.get = case.fetcher._client.get = _refuse  # type: ignore[method-assign]
         await asyncio.sleep(1.1)
         assert (await case.fetcher.cycle(["AAPL"])).failed
-        assert case.fetcher._since == since != ""
+        assert case.fetcher._since == since != {}
 
     async def _refuse(path: str, params: Any) -> Any:
         raise NetworkError("gone")
@@ -344,16 +344,22 @@ def test_a_cycle_that_failed_leaves_its_time_to_the_next_one() -> None:
     play(story, "news")
 
 
+def record_requests(case: Case) -> list[dict[str, Any]]:
+    """Return a list to which the parameters of each request are added from now on."""
+    asked: list[dict[str, Any]] = []
+    real = case.client.get
+
+    async def get(path: str, params: Any) -> Any:
+        asked.append(dict(params))
+        return await real(path, params)
+
+    case.client.get = get  # type: ignore[method-assign]
+    return asked
+
+
 def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
     async def story(case: Case) -> None:
-        asked = []
-        real = case.client.get
-
-        async def get(path: str, params: Any) -> Any:
-            asked.append(dict(params))
-            return await real(path, params)
-
-        case.client.get = get  # type: ignore[method-assign]
+        asked = record_requests(case)
         await case.fetcher.cycle(["AAPL"])
         second = await case.fetcher.cycle(["AAPL"])
         assert "start" not in asked[0]
@@ -365,14 +371,7 @@ def test_news_asks_only_for_what_is_new_after_the_first_cycle() -> None:
 
 def test_each_symbol_is_fetched_since_its_own_last_cycle_and_a_new_one_as_at_the_start() -> None:
     async def story(case: Case) -> None:
-        asked = []
-        real = case.client.get
-
-        async def get(path: str, params: Any) -> Any:
-            asked.append(dict(params))
-            return await real(path, params)
-
-        case.client.get = get  # type: ignore[method-assign]
+        asked = record_requests(case)
         await case.fetcher.cycle(["AAPL"])
         since = dict(case.fetcher._since)
         await asyncio.sleep(1.1)
